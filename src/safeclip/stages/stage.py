@@ -1,0 +1,70 @@
+"""What every stage shares: an entry point that fails in one line, outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safeclip.errors import SafeclipError
+from safeclip.settings import Settings, load_settings
+
+RESULTS = Path("results")
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel (Linux) to kill this process when its parent dies, so that no orphan keeps writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(body: Callable[[Settings], None]) -> None:
+    """Run a stage from the project's root: settings checked first, files readable by the owner only.
+
+    Exit status 1 with one line on standard error for a `SafeclipError`.
+    """
+    die_with_parent()
+    os.umask(0o077)
+    try:
+        settings = load_settings()
+        _set_threads(settings.compute.threads)
+        body(settings)
+    except SafeclipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def output(name: str) -> Iterator[Path]:
+    """A folder that becomes results/NAME when the block ends well, and vanishes when it does not."""
+    final, partial = RESULTS / name, RESULTS / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write sorted, indented JSON; NaN and infinity are refused with a ValueError."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
