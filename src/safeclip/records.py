@@ -93,6 +93,19 @@ QUADRUPLETS = pa.schema(
 )
 """The data contract, as `validate_data` writes it."""
 
+OUTCOMES = pa.schema(
+    [
+        ("id", _text),
+        ("metric", _text),
+        ("categories", _texts),
+        ("candidate", pa.bool_()),
+        ("base", pa.bool_()),
+        ("production", pa.bool_()),
+    ]
+)
+"""What `evaluate` writes for the gate: what became of each query, for each model. `production` is null while
+nothing is in production. The id is a scene's, or a zero-shot picture's; no text."""
+
 
 def write_table(path: Path, rows: pa.Table | Sequence[dict], schema: pa.Schema) -> None:
     """Write rows sorted by `id` to `path`, atomically; `DataError` if they do not fit the schema."""
@@ -114,11 +127,12 @@ def read_table(paths: Path | Iterable[Path], schema: pa.Schema) -> pa.Table:
     files = [paths] if isinstance(paths, Path) else sorted(paths)
     if not files:
         raise DataError("no Parquet files to read; run the stage that writes them")
-    tables = [_read_one(path, schema) for path in files]
+    tables = [read_columns(path, schema) for path in files]
     return pa.concat_tables(tables).sort_by([("id", "ascending")])
 
 
-def _read_one(path: Path, schema: pa.Schema) -> pa.Table:
+def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read the schema's columns of one Parquet file in the file's order; `DataError` names what is wrong."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:

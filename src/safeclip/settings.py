@@ -54,6 +54,8 @@ class TuneRewriter(Section):
     epochs: Positive = 3
     batch_size: Positive = 10
     learning_rate: Rate = 1e-3
+    warmup_steps: Count = 3
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the frozen weights; the adapter is float32
 
 
 class RewriteCaptions(Section):
@@ -89,13 +91,16 @@ class ValidateData(Section):
     """Bounds of the data contract's expectations; a broken one stops the chain."""
 
     min_rows: Positive = 1000
-    max_quarantined: Share = 0.1
-    min_unsafe_text: Share = 0.5
-    min_unsafe_image: Share = 0.4
+    max_quarantined: Share = 0.1  # of the rows that reach validation
+    min_unsafe_text: Share = 0.5  # in each split
+    min_unsafe_image: Share = 0.4  # in each split
+    max_state_share: Share = 0.95  # of one label state: more means a labeller that says one thing
     max_caption_words: Positive = 40
     min_image_side: Positive = 32
-    min_similarity: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.0
+    min_similarity: Share = 0.2  # words shared in order by safe and generated caption, 2M/T
     min_category_share: Share = 0.01
+    near_duplicate_levels: Weight = 3.0  # root-mean-square difference of 16 x 16 thumbnails, of 255
+    sample_rows: Count = 8  # rows shown on the page, unsafe pictures blurred
 
 
 class EmbedTeacher(Section):
@@ -105,8 +110,11 @@ class EmbedTeacher(Section):
 
 
 class Lora(Section):
+    """Low-rank updates of both towers: attention (key, value, output), MLP, patch embedding."""
+
     rank: Positive = 16
-    alpha: Positive = 16
+    alpha: Positive = 16  # the update is alpha / rank times the product of the factors
+    query: bool = True  # adapt the query projection too
 
 
 class Finetune(Section):
@@ -135,17 +143,18 @@ class Evaluate(Section):
 
 
 class Rule(Section):
-    """One gate rule: the interval's end nearer to failure must keep `bound`.
+    """One gate rule: the interval's end nearer to failure must keep the bound.
 
-    `bound` is a number, or `factor * base + offset` written as the fields below; `against: production`
-    is not applicable only while the registry shows that production was never assigned.
+    `against: number` bounds the candidate's share by `value`. Against a model it bounds
+    `candidate - factor * model` by `offset`, paired by query. `against: production` is not applicable only
+    while production.json says that nothing was ever in production.
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-    metric: str  # dotted path below `candidate` in metrics.json
+    metric: str  # dotted path below `candidate` in metrics.json, or `categories.CATEGORY.` and such a path
     against: Literal["number", "base", "production"] = "number"
     op: Literal["<=", ">="]
-    factor: float = 1.0
+    factor: Weight = 1.0
     offset: float = 0.0
     value: float | None = None  # the bound itself, for `against: number`
     min_n: Positive = 100
@@ -159,7 +168,21 @@ class Rule(Section):
 
 
 class Gate(Section):
+    """Rules on top of the core set in code, which params cannot remove or loosen."""
+
     rules: tuple[Rule, ...] = ()
+    bootstrap: Annotated[int, Field(ge=1000)] = 1000
+    confidence: Annotated[float, Field(ge=0.95, lt=1.0)] = 0.95
+
+    @model_validator(mode="after")
+    def _ids_are_distinct_and_not_core(self) -> Gate:
+        ids = [rule.id for rule in self.rules]
+        for rule_id in ids:
+            if ids.count(rule_id) > 1:
+                raise ValueError(f"two rules have the id {rule_id!r}; rename one")
+            if rule_id.startswith("core_"):
+                raise ValueError(f"the id {rule_id!r} belongs to the core set; rename the rule")
+        return self
 
 
 class Report(Section):

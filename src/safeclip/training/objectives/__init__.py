@@ -1,0 +1,24 @@
+"""Training objectives by name, one line each; every one is a file that opens with its equations and source."""
+
+from collections.abc import Mapping
+
+from safeclip.errors import SettingsError
+from safeclip.training.objectives import relative, safe_clip
+from safeclip.training.objectives.batch import Batch, Objective, Quadruplets
+
+OBJECTIVES = {
+    "relative": relative.OBJECTIVE,
+    "safe_clip": safe_clip.OBJECTIVE,
+}
+
+
+def resolve_weights(objective: Objective, overrides: Mapping[str, float]) -> dict[str, float]:
+    """The objective's weights with some replaced; `SettingsError` for a name that it has no loss for."""
+    unknown = sorted(set(overrides) - set(objective.weights))
+    if unknown:
+        known = ", ".join(sorted(objective.weights))
+        raise SettingsError(f"`finetune.weights.{unknown[0]}`: no such loss; this objective has {known}")
+    return {**objective.weights, **overrides}
+
+
+__all__ = ["OBJECTIVES", "Batch", "Objective", "Quadruplets", "resolve_weights"]

@@ -1,0 +1,106 @@
+"""The flow `retrain`: every stage of dvc.yaml as one task, in the graph's order, independent ones side by side.
+
+It decides nothing: DVC says what is stale, the gate says what may be packaged. `safeclip run` is the short way
+to start it; `python flows/retrain.py` uses whatever Prefect API is configured.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from safeclip.errors import PipelineError
+from safeclip.pipeline.graph import changes, gate_passed, load_graph, project_root
+from safeclip.pipeline.stage_process import run_stage, stop_all
+from safeclip.pipeline.summary import plot_markdown, summary_lines, summary_markdown
+
+GATED = "package"
+GATE_FAILED = "GateFailed"
+MAX_STAGES = 32  # threads of the task runner: a task that waits for another holds one
+ROOT = project_root(Path(__file__).parent)
+
+
+@task(task_run_name="{name}")
+def stage(name: str) -> State:
+    """One stage of dvc.yaml: Cached if DVC finds it up to date, Skipped if the gate forbids it, else run."""
+    if name == GATED and not gate_passed(ROOT):
+        return Completed(name="Skipped", message="the gate did not pass: nothing is packaged")
+    log = get_run_logger()
+    try:
+        stale = changes(ROOT, name)
+        if not stale:
+            return Completed(name="Cached", message="nothing that it depends on has changed")
+        log.info("stale: %s", _few(stale))
+        run_stage(ROOT, name, lambda line: log.info("%s", line))
+    except PipelineError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"ran: {_few(stale)}")
+
+
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))
+def retrain() -> State:
+    """Data to verdict and Bento; Failed if a stage fails, and (named GateFailed) if the verdict is failed."""
+    futures: dict[str, PrefectFuture[State]] = {}
+    try:
+        for name, needs in load_graph(ROOT).items():
+            wait_for = [futures[need] for need in needs]
+            futures[name] = stage.with_options(name=name).submit(name, wait_for=wait_for)
+        for future in futures.values():
+            future.wait()
+    finally:
+        stop_all()
+    states = {name: future.state for name, future in futures.items()}
+    publish(states)
+    return outcome(states)
+
+
+def outcome(states: dict[str, State]) -> State:
+    """The flow's own state from its stages' states."""
+    failed = {name: state for name, state in states.items() if state.is_failed() or state.is_crashed()}
+    if failed:
+        return Failed(message="; ".join(f"{name}: {state.message}" for name, state in failed.items()))
+    if GATED in states and not gate_passed(ROOT):
+        return Failed(name=GATE_FAILED, message="the gate did not pass; results/report/index.html says why")
+    cached = sum(state.name == "Cached" for state in states.values())
+    return Completed(message=f"{len(states)} stages, {cached} of them cached")
+
+
+def publish(states: dict[str, State]) -> None:
+    """The artifacts of the run: a summary table, the way to the reviewer's page, a plot."""
+    table = summary_markdown(ROOT, {name: state.name for name, state in states.items()})
+    create_markdown_artifact(table, key="summary", description="stages, verdict and headline metrics")
+    page = ROOT / "results/report/index.html"
+    if page.is_file():
+        create_link_artifact(page.as_uri(), link_text="report", key="report", description="the reviewer's page")
+    if plot := plot_markdown(ROOT):
+        create_markdown_artifact(plot, key="plot", description="base and candidate, side by side")
+
+
+def main() -> int:
+    """Run the flow and print the summary; 0: passed, 1: a stage failed, 2: the verdict is failed."""
+    state = retrain(return_state=True)
+    if state.name == GATE_FAILED:
+        status = 2
+    elif state.is_completed():
+        status = 0
+    else:
+        print(f"error: {state.message}", file=sys.stderr)
+        return 1
+    print("\n".join(summary_lines(ROOT)))
+    return status
+
+
+def _few(phrases: list[str], most: int = 3) -> str:
+    rest = len(phrases) - most
+    return ", ".join(phrases[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Captions and pictures that the base encoder is pretrained on: safe and unsafe alike, both styles alike.
+
+Beside the grammar's own sentences there are captions like a rewriter's (a phrase of the taxonomy put in place
+of a thing or added), single things, and captions with words the picture book does not know, so that the text
+tower learns to pass over them. A batch depends on (seed, step) alone, whoever draws it and whenever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from safeclip.picturebook.drawing import paint
+from safeclip.picturebook.grammar import safe_scene, single_scene, unsafe_scene
+from safeclip.picturebook.lexicon import LEXICON, Entry, find_entries, plural
+from safeclip.picturebook.templates import ADJECTIVES
+
+STYLES = ("photo", "generated")
+_CONNECTORS = (" with ", " and ", " next to ", " near ", " holding ", " behind ", ", ")
+_ADJECTIVE = "|".join(sorted({word for words in ADJECTIVES.values() for word in words}))
+_UNSAFE_WORDS = tuple(word for entry in LEXICON if entry.unsafe for word in entry.words)
+
+
+@dataclass(frozen=True)
+class Scenery:
+    """What captions are made of: the taxonomy's phrases, words without a glyph, and glyph sets kept unseen."""
+
+    phrases: tuple[str, ...]
+    fillers: tuple[str, ...]
+    held_out: frozenset[frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """captions: B strings; pixels: uint8 [B, H, W, 3]."""
+
+    captions: list[str]
+    pixels: np.ndarray
+
+
+def glyph_set(caption: str) -> frozenset[str]:
+    """The names of what a caption shows; two captions of one set are near-duplicates."""
+    return frozenset(entry.name for entry in find_entries(caption))
+
+
+def draw_batch(scenery: Scenery, seed: int, step: int, size: int, image_size: int) -> Batch:
+    """The batch of one training step: `size` scenes, none of a held-out glyph set and no set twice."""
+    rng = np.random.default_rng((seed, step))
+    captions: dict[frozenset[str], str] = {}
+    while len(captions) < size:
+        caption = _disturb(_caption(rng, scenery), rng, scenery)
+        key = glyph_set(caption)
+        if key and key not in scenery.held_out:
+            captions.setdefault(key, caption)
+    drawn = [
+        paint(caption, STYLES[int(rng.integers(2))], int(rng.integers(2**31)), image_size)[0]
+        for caption in captions.values()
+    ]
+    return Batch(list(captions.values()), np.stack(drawn))
+
+
+def _caption(rng: np.random.Generator, scenery: Scenery) -> str:
+    makers: tuple[tuple[float, Callable[[], str]], ...] = (
+        (0.40, lambda: safe_scene(rng).caption),
+        (0.25, lambda: unsafe_scene(rng).caption),
+        (0.27, lambda: rewritten(safe_scene(rng).caption, rng, scenery.phrases)),
+        (0.08, lambda: single_scene(rng).caption),
+    )
+    choice = rng.choice(len(makers), p=[share for share, _ in makers])
+    return makers[int(choice)][1]()
+
+
+def rewritten(caption: str, rng: np.random.Generator, phrases: Sequence[str]) -> str:
+    """A caption with an unsafe phrase in place of one of its things, or added to it."""
+    phrase = _pick(phrases, rng) if rng.random() < 0.7 else _pick(_UNSAFE_WORDS, rng)
+    thing = _pick(find_entries(caption), rng)
+    if rng.random() < 0.6:
+        return _noun_phrase(thing).sub(lambda _: phrase, caption, count=1)
+    return caption + _pick(_CONNECTORS, rng) + phrase
+
+
+def _noun_phrase(entry: Entry) -> re.Pattern[str]:
+    forms = sorted({f for word in entry.words for f in (word, plural(word))}, key=len, reverse=True)
+    words = "|".join(map(re.escape, forms))
+    return re.compile(rf"\b(?:(?:an?|the|two|three) )?(?:(?:{_ADJECTIVE}) )?(?:{words})\b")
+
+
+def _disturb(caption: str, rng: np.random.Generator, scenery: Scenery) -> str:
+    """Now and then: other capitals, a full stop, a word that has no glyph."""
+    words = caption.split(" ")
+    if rng.random() < 0.2:
+        for _ in range(int(rng.integers(1, 4))):
+            words.insert(int(rng.integers(len(words) + 1)), _pick(scenery.fillers, rng))
+    text = " ".join(words)
+    if glyph_set(text) != glyph_set(caption):  # the new word split or made a name: leave it out
+        text = caption
+    return text + ("." if rng.random() < 0.2 else "")
+
+
+def _pick(options: Sequence, rng: np.random.Generator):  # noqa: ANN202
+    return options[int(rng.integers(len(options)))]

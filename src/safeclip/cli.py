@@ -1,0 +1,159 @@
+"""The `safeclip` command. Heavy parts (DVC, Prefect, BentoML) are imported by the subcommand that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safeclip.errors import PipelineError, SafeclipError
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; 0: well, 1: an error told in one line, 2: the gate did not pass (or wrong usage)."""
+    os.umask(0o077)
+    options = _parser().parse_args(arguments)
+    try:
+        command: Command = options.command
+        return command(options)
+    except SafeclipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; run again to go on where it stopped", file=sys.stderr)
+        return 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """The whole chain as the Prefect flow `retrain`, with a Prefect server of its own if none is configured."""
+    from safeclip.pipeline.graph import project_root
+    from safeclip.pipeline.temporary_server import TemporaryServer, api_is_configured
+    from safeclip.settings import load_settings
+
+    root = project_root()
+    load_settings(root / "params.yaml")
+    if api_is_configured():
+        return _flow(root)()
+    server = TemporaryServer(root)
+    try:
+        os.environ["PREFECT_API_URL"] = server.api_url
+        flow = _flow(root)  # imports Prefect while the server starts
+        server.ready()
+        return flow()
+    finally:
+        server.stop()
+
+
+def _flow(root: Path) -> Callable[[], int]:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path = root / "flows" / "retrain.py"
+    spec = spec_from_file_location("retrain", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise PipelineError(f"{path}: no such file; run from a checkout of the project")
+    module = module_from_spec(spec)
+    sys.modules["retrain"] = module
+    spec.loader.exec_module(module)
+    main: Callable[[], int] = module.main
+    return main
+
+
+def stage(options: argparse.Namespace) -> int:
+    """One stage alone, through DVC: nothing happens if it is up to date."""
+    from safeclip.pipeline.graph import changes, check_name, load_graph, project_root
+    from safeclip.pipeline.stage_process import run_stage, stop_all
+    from safeclip.settings import load_settings
+
+    root = project_root()
+    load_settings(root / "params.yaml")
+    check_name(options.name, load_graph(root))
+    if not options.force and not changes(root, options.name):
+        print(f"{options.name}: up to date")
+        return 0
+    try:
+        run_stage(root, options.name, print, force=options.force)
+    finally:
+        stop_all()
+    print(f"{options.name}: done")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Every stage with what makes it stale."""
+    from safeclip.pipeline.graph import all_changes, project_root
+
+    for name, reasons in all_changes(project_root()).items():
+        more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+        print(f"{name:18} {'stale: ' + ', '.join(reasons[:4]) + more if reasons else 'up to date'}")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Where the reviewer's page is; opened in a browser if asked."""
+    from safeclip.pipeline.graph import project_root
+
+    page = project_root() / "results/report/index.html"
+    if not page.is_file():
+        raise PipelineError("there is no report yet; `safeclip run` makes one")
+    print(page)
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(page.as_uri())
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """The packaged Bento over HTTP."""
+    from safeclip.serving.run import serve as serve_bento
+
+    serve_bento(options.bento, host=options.host, port=options.port)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="safeclip",
+        description="Retrain, check and ship a CLIP whose unsafe inputs land on their safe counterparts.",
+        epilog="example: safeclip run",
+    )
+    add = _adder(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
+    add(run, "run the chain: what is stale reruns, the rest is Cached", "safeclip run")
+    one = add(stage, "run one stage through DVC", "safeclip stage gate")
+    one.add_argument("name", metavar="NAME", help="a stage of dvc.yaml (`safeclip status` lists them)")
+    one.add_argument("--force", action="store_true", help="run it even if it is up to date")
+    add(status, "which stages are stale, and why", "safeclip status")
+    page = add(report, "print the path of the reviewer's page", "safeclip report --open")
+    page.add_argument("--open", action="store_true", help="open it in a browser")
+    bento = add(serve, "serve the packaged Bento over HTTP", "safeclip serve --port 3000")
+    bento.add_argument(
+        "bento",
+        nargs="?",
+        type=Path,
+        default=Path("results/package/safeclip-embedder.tar"),
+        help="an exported Bento (default: %(default)s)",
+    )
+    bento.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    bento.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
+    return parser
+
+
+def _adder(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> Callable[[Command, str, str], argparse.ArgumentParser]:
+    def add(command: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        parser = commands.add_parser(
+            command.__name__, help=summary, description=command.__doc__, epilog=f"example: {example}"
+        )
+        parser.set_defaults(command=command)
+        return parser
+
+    return add
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Embeddings of many captions or pictures with one encoder: l2-normalised float32, in the order given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from safeclip.encoders.load import Encoder
+
+
+@torch.no_grad()
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """Captions -> [N, D] on the CPU. Batches are formed by length, so that short captions are not padded;
+    a row depends on its batch by less than 1e-5."""
+    device = encoder.model.logit_scale.device
+    result = torch.zeros(len(texts), encoder.embed_dim)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        tokens = encoder.tokenize([texts[row] for row in rows]).to(device)
+        result[rows] = encoder.model.encode_text(tokens, normalize=True).float().cpu()
+    return result
+
+
+@torch.no_grad()
+def embed_images(encoder: Encoder, images: Sequence[bytes], batch_size: int = 256) -> Tensor:
+    """PNG or JPEG bytes -> [N, D] on the CPU; a `DataError` names the index of a broken picture."""
+    device = encoder.model.logit_scale.device
+    result = torch.zeros(len(images), encoder.embed_dim)
+    for start in range(0, len(images), batch_size):
+        pixels = encoder.preprocess(images[start : start + batch_size], first_index=start).to(device)
+        result[start : start + batch_size] = encoder.model.encode_image(pixels, normalize=True).float().cpu()
+    return result

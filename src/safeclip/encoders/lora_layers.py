@@ -1,0 +1,133 @@
+"""Linear, patch and attention layers with a low-rank update: y = W x + (alpha / rank) B (A x).
+
+LoRA (arXiv 2106.09685, section 4.1). W is frozen; only A and B learn. The update is computed on the side of
+the activations: B A is never formed, and no gradient of the shape of W is ever needed. B starts at zero, so
+a new layer gives its base layer's outputs.
+
+Each layer keeps its base layer's parameter names (`weight`, `in_proj_weight`, ...) and adds `lora_a` and
+`lora_b`: the model's state dict is the base's plus the adapter's keys.
+
+Shapes: B batch, L tokens, D width, r rank, P adapted projections out of q, k, v.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LoraLayer(nn.Module):
+    """What the three layers share: the two factors, their scale, and the dense update they stand for."""
+
+    lora_a: nn.Parameter
+    lora_b: nn.Parameter
+    weight_name = "weight"  # the base parameter that the update belongs to
+
+    def _add_factors(self, a: Tensor, b: Tensor, scale: float, generator: torch.Generator) -> None:
+        # Kaiming-uniform as nn.Linear's own start: bound 1 / sqrt(inputs of one row of A)
+        bound = 1.0 / math.sqrt(a[0].numel())
+        self.lora_a = nn.Parameter(a.uniform_(-bound, bound, generator=generator))
+        self.lora_b = nn.Parameter(b.zero_())
+        self.scale = scale
+
+    def dense_update(self) -> Tensor:
+        """(alpha / rank) B A in the shape of the base weight, for merging."""
+        raise NotImplementedError
+
+
+class LoraLinear(LoraLayer):
+    """`nn.Linear` with a low-rank update. Takes over the base layer's frozen parameters."""
+
+    def __init__(self, base: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.bias = base.weight, base.bias
+        outputs, inputs = base.weight.shape
+        self._add_factors(torch.empty(rank, inputs), torch.empty(outputs, rank), scale, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = F.linear(F.linear(x, self.lora_a), self.lora_b)
+        return torch.add(F.linear(x, self.weight, self.bias), update, alpha=self.scale)
+
+    def dense_update(self) -> Tensor:
+        return self.scale * (self.lora_b @ self.lora_a)
+
+
+class LoraPatchEmbedding(LoraLayer):
+    """The bias-free patch convolution of a ViT (kernel = stride) with a low-rank update."""
+
+    def __init__(self, base: nn.Conv2d, rank: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.stride = base.weight, base.stride
+        self._add_factors(
+            torch.empty(rank, *base.weight.shape[1:]),
+            torch.empty(base.out_channels, rank, 1, 1),
+            scale,
+            generator,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        update = F.conv2d(F.conv2d(images, self.lora_a, stride=self.stride), self.lora_b)
+        return torch.add(F.conv2d(images, self.weight, stride=self.stride), update, alpha=self.scale)
+
+    def dense_update(self) -> Tensor:
+        return self.scale * torch.einsum("or,rchw->ochw", self.lora_b[:, :, 0, 0], self.lora_a)
+
+
+class LoraAttention(LoraLayer):
+    """Self-attention with packed q, k, v, in the place of an `nn.MultiheadAttention` of open_clip.
+
+    Args of forward are those of `nn.MultiheadAttention` (batch first); query, key and value are the same
+    tensor [B, L, D], `attn_mask` is additive [L, L] or None. Returns (outputs [B, L, D], None).
+    """
+
+    weight_name = "in_proj_weight"
+
+    def __init__(
+        self,
+        base: nn.MultiheadAttention,
+        rank: int,
+        scale: float,
+        generator: torch.Generator,
+        query: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = base.in_proj_weight, base.in_proj_bias
+        self.num_heads, self.rank, width = base.num_heads, rank, base.embed_dim
+        self.parts = 3 if query else 2  # the last parts of (q, k, v)
+        a, b = torch.empty(self.parts * rank, width), torch.empty(self.parts, width, rank)
+        self._add_factors(a, b, scale, generator)
+        self.out_proj = LoraLinear(base.out_proj, rank, scale, generator)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        assert query is key is value and not need_weights, "self-attention without weights only"
+        batch, length, width = query.shape
+        packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
+        untouched, adapted = packed.split([(3 - self.parts) * width, self.parts * width], dim=-1)
+        packed = torch.cat([untouched, adapted + self._update(query)], dim=-1)
+        # shape: 3 x [B, heads, L, D / heads]
+        q, k, v = packed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
+
+    def _update(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        low = F.linear(x, self.lora_a).view(batch * length, self.parts, self.rank)
+        # one product a projection, the parts as the batch: [P, BL, r] x [P, r, D] -> [P, BL, D]
+        high = torch.bmm(low.transpose(0, 1), self.lora_b.transpose(1, 2))
+        return self.scale * high.transpose(0, 1).reshape(batch, length, -1)
+
+    def dense_update(self) -> Tensor:
+        a = self.lora_a.view(self.parts, self.rank, -1)
+        update = self.scale * torch.bmm(self.lora_b, a).flatten(0, 1)
+        untouched = self.in_proj_weight.new_zeros(self.in_proj_weight.shape[0] - update.shape[0], update.shape[1])
+        return torch.cat([untouched, update])

@@ -1,0 +1,128 @@
+"""The chain as DVC sees it: which stage needs which, which are stale, and why.
+
+DVC is asked in process (about 0.1 s) instead of through `dvc status` (1.3 s a call).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safeclip.errors import PipelineError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+Graph = dict[str, tuple[str, ...]]
+"""Stage name -> names of the stages it needs; every stage comes after those it needs."""
+
+VERDICT = Path("results/gate/verdict.json")
+
+
+def project_root(start: Path | str = ".") -> Path:
+    """The nearest folder upwards from `start` that holds a dvc.yaml; `PipelineError` if there is none."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise PipelineError(f"{start}: no dvc.yaml here or above; run from the project's folder")
+
+
+def load_graph(root: Path) -> Graph:
+    """The graph of dvc.yaml and the .dvc files; a `.dvc` file is a stage named by its path ("data.dvc")."""
+    with _repo(root) as repo:
+        edges = repo.index.graph
+        names = {stage: _name(stage) for stage in edges}
+        needs = {names[stage]: tuple(sorted(names[other] for other in edges.successors(stage))) for stage in edges}
+    return _sorted(needs)
+
+
+def changes(root: Path, name: str) -> list[str]:
+    """Why stage `name` is stale, one short phrase each; empty if it is up to date.
+
+    Only its own inputs, outputs, params and command count: ask again after the stages it needs have run.
+    """
+    with _repo(root) as repo, repo.lock:
+        status = _find(repo, name).status()
+    return [phrase for entries in status.values() for entry in entries for phrase in _phrases(entry)]
+
+
+def all_changes(root: Path) -> dict[str, list[str]]:
+    """Stage name -> why it is stale, in graph order; a stage is stale too if one that it needs will rerun."""
+    reasons: dict[str, list[str]] = {}
+    for name, needs in load_graph(root).items():
+        stale = [f"{need} is stale" for need in needs if reasons[need]]
+        reasons[name] = changes(root, name) + stale
+    return reasons
+
+
+def check_name(name: str, graph: Graph) -> None:
+    """Raise a `PipelineError` that suggests the nearest name if the graph has no stage `name`."""
+    if name in graph:
+        return
+    near = difflib.get_close_matches(name, graph, n=1, cutoff=0.4)
+    hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(graph)}"
+    raise PipelineError(f"no stage `{name}`; {hint}")
+
+
+def gate_passed(root: Path) -> bool:
+    """Whether results/gate/verdict.json says passed; a missing or unreadable verdict has not."""
+    try:
+        return json.loads((root / VERDICT).read_text(encoding="utf-8"))["passed"] is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def _repo(root: Path) -> Iterator[Repo]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root), _wait_for_lock=True)
+        try:
+            yield repo
+        finally:
+            repo.close()
+    except DvcException as error:
+        raise PipelineError(" ".join(str(error).split())) from None
+
+
+def _name(stage: Stage) -> str:
+    """Not `.addressing`: that depends on the current folder."""
+    return getattr(stage, "name", None) or stage.path_in_repo
+
+
+def _find(repo: Repo, name: str) -> Stage:
+    for stage in repo.index.stages:
+        if _name(stage) == name:
+            return stage
+    raise PipelineError(f"no stage `{name}` in dvc.yaml")
+
+
+def _phrases(entry: str | dict[str, Any]) -> list[str]:
+    """One entry of DVC's status ("changed command", {"changed deps": {path: state}}) as short phrases."""
+    if isinstance(entry, str):
+        return [entry]
+    flat: list[str] = []
+    for changed in entry.values():
+        for path, state in changed.items():
+            keys = state if isinstance(state, dict) else {path: state}
+            flat += [f"{key} {what}" for key, what in keys.items()]
+    return flat
+
+
+def _sorted(needs: Graph) -> Graph:
+    """Topological order, by name among equals, so that two runs list the same chain."""
+
+    @lru_cache(maxsize=None)
+    def depth(name: str) -> int:
+        return 1 + max((depth(need) for need in needs[name]), default=-1)
+
+    return {name: needs[name] for name in sorted(needs, key=lambda name: (depth(name), name))}

@@ -1,0 +1,113 @@
+"""One stage as a child process: its lines as they come, its end with ours.
+
+The child asks the kernel to be killed when its parent dies (a flow that is killed -9 included) and leads a
+process group of its own, so that stopping it stops the stage's own children too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from safeclip.errors import PipelineError
+
+_PROGRESS_SECONDS = 5.0  # between two lines kept of a progress bar, which redraws itself with \r
+_STOP_SECONDS = 5.0
+_LINE_END = re.compile(rb"[\r\n]")
+_running: set[subprocess.Popen[bytes]] = set()
+_running_lock = threading.Lock()
+
+
+def run_stage(root: Path, name: str, log: Callable[[str], None], *, force: bool = False) -> None:
+    """Run stage `name` alone through DVC, each line of its output to `log`; `PipelineError` if it fails.
+
+    A `.dvc` file (`data.dvc`) is not run but pulled from its remote.
+    """
+    if name.endswith(".dvc"):
+        _run_dvc(root, ["pull", "-q", name], name, log)
+    else:
+        _run_dvc(root, ["repro", "-q", "-s", *(["--force"] if force else []), name], name, log)
+
+
+def stop_all() -> None:
+    """Stop every stage that this process runs, with all its children: politely, then by force."""
+    with _running_lock:
+        children = list(_running)
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        for child in children:
+            _signal_group(child, sent)
+        _wait(children, _STOP_SECONDS)
+
+
+def _run_dvc(root: Path, arguments: list[str], name: str, log: Callable[[str], None]) -> None:
+    command = [sys.executable, "-m", "safeclip.pipeline.dvc_child", *arguments]
+    child = subprocess.Popen(
+        command,
+        cwd=root,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    with _running_lock:
+        _running.add(child)
+    try:
+        fault = _follow(child, log)
+    finally:
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+        with _running_lock:
+            _running.discard(child)
+    if child.returncode:
+        raise PipelineError(fault or f"stage `{name}` ended with status {child.returncode}; its lines say why")
+
+
+def _follow(child: subprocess.Popen[bytes], log: Callable[[str], None]) -> str:
+    """Log the child's lines until it ends; returns the stage's own last "error: ..." line, without "error: "."""
+    assert child.stdout is not None
+    fault = ""
+    for line in _lines(child.stdout):
+        log(line)
+        if line.startswith("error: "):
+            fault = line.removeprefix("error: ")
+    child.wait()
+    return fault
+
+
+def _lines(stream: IO[bytes]) -> Iterator[str]:
+    """Lines that end with a newline; of those that a progress bar overwrites (\\r), one in a while."""
+    pending, last_progress = b"", -_PROGRESS_SECONDS
+    while chunk := stream.read1(65536):  # type: ignore[attr-defined]
+        pending += chunk.replace(b"\r\n", b"\n")
+        while end := _LINE_END.search(pending):
+            line, pending = pending[: end.start()], pending[end.end() :]
+            is_progress = end.group() == b"\r"
+            if is_progress and time.monotonic() - last_progress < _PROGRESS_SECONDS:
+                continue
+            if text := line.decode("utf-8", "replace").strip():
+                last_progress = time.monotonic() if is_progress else last_progress
+                yield text
+    if text := pending.decode("utf-8", "replace").strip():
+        yield text
+
+
+def _signal_group(child: subprocess.Popen[bytes], sent: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, sent)
+    except ProcessLookupError:
+        pass
+
+
+def _wait(children: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)

@@ -1,0 +1,38 @@
+"""Serve a packaged Bento file on this machine, from a BentoML home of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from safeclip.errors import ModelError, PipelineError
+
+
+def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
+    """Import `bento` (.tar) into an empty home and run `bentoml serve`; returns its exit status."""
+    if not bento.is_file():
+        raise ModelError(f"{bento}: no such file; `safeclip run` makes it when the gate passes")
+    with tempfile.TemporaryDirectory(prefix="safeclip-serve-") as home:
+        env = {**os.environ, "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
+        tag = _import(bento, env)
+        command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
+        process = subprocess.Popen(command, env=env, cwd=home)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            return process.wait()
+
+
+def _import(bento: Path, env: dict[str, str]) -> str:
+    code = "import bentoml, sys; print(bentoml.import_bento(sys.argv[1]).tag)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bento.resolve())], env=env, capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or "unknown reason").splitlines()[-1]
+        raise PipelineError(f"{bento}: not a Bento ({reason}); package again with `safeclip stage package`")
+    return done.stdout.strip().splitlines()[-1]

@@ -1,0 +1,26 @@
+"""embed_teacher: the frozen base encoder's embeddings of every quadruplet, once."""
+
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from safeclip.encoders.load import load_encoder
+from safeclip.records import SPLITS, read_dataset
+from safeclip.settings import Settings
+from safeclip.stages.stage import RESULTS, main, output
+from safeclip.training.teacher import embed_quadruplets, write_teacher
+
+
+def embed_teacher(settings: Settings) -> None:
+    """Write {train,val,test}.safetensors with the four columns' embeddings, rows in the dataset's order."""
+    encoder = load_encoder(f"{settings.data.path}/base_encoder")
+    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
+    total = 4 * sum(table.num_rows for table in tables.values())
+    with output("embed_teacher") as out, tqdm(total=total, unit="item", mininterval=5) as bar:
+        for split, table in tables.items():
+            embeddings = embed_quadruplets(encoder, table, settings.embed_teacher.batch_size, bar.update)
+            write_teacher(out / f"{split}.safetensors", embeddings, table["id"].to_pylist(), encoder.digest)
+
+
+if __name__ == "__main__":
+    main(embed_teacher)

@@ -1,0 +1,88 @@
+"""Retrieval and zero-shot of candidate, base and production on the test split, judged by truth."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.lora import load_candidate
+from safeclip.evaluation.grids import write_grids
+from safeclip.evaluation.outcome_table import ModelOutcomes, outcome_table
+from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
+from safeclip.evaluation.retrieval import retrieval_outcomes
+from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes, judged_scenes
+from safeclip.evaluation.summary import summarise, worst_first
+from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, zeroshot_correct
+from safeclip.intervals import Resampling
+from safeclip.outcomes import measured
+from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
+from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.settings import Settings
+from safeclip.stages.stage import RESULTS, main, output, write_json
+
+DATASET = RESULTS / "validate_data" / "dataset"
+TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
+ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+
+
+def evaluate(settings: Settings) -> None:
+    """Write results/evaluate: metrics.json, outcomes.parquet, plots/ and grids/."""
+    data = Path(settings.data.path)
+    scenes = judged_scenes(read_dataset(DATASET, "test"), read_table(TRUTH_FILE, TRUTH))
+    task = read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json")
+    print(f"evaluate: {len(scenes)} scenes, {len(task.labels)} zero-shot pictures", flush=True)
+    encoders = _encoders(data / "base_encoder")
+    embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size)
+    table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids)
+    how = Resampling(settings.seed, settings.evaluate.bootstrap, settings.evaluate.confidence)
+    with output("evaluate") as out:
+        write_table(out / "outcomes.parquet", table, OUTCOMES)
+        found = measured(table)
+        metrics = summarise(found, how)
+        metrics["n"] = {"scenes": len(scenes), "zeroshot": len(task.labels)}
+        metrics["digests"] = _digests(data, encoders, out / "outcomes.parquet")
+        write_json(out / "metrics.json", metrics)
+        write_recall_curves(out / "plots" / "recall.csv", metrics)
+        write_slices(out / "plots" / "categories.csv", worst_first(found, how))
+        write_headlines(out / "plots" / "headlines.png", metrics)
+        order = ("base", "production", "candidate")
+        write_grids(out / "grids", scenes, embeddings, settings.evaluate.grid_queries, order)
+
+
+def _encoders(base: Path) -> dict[str, Encoder]:
+    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
+    production = read_production()
+    if production.assigned:
+        encoders["production"] = load_candidate(base, production_adapter(production))
+    return encoders
+
+
+def _run(
+    encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, batch_size: int
+) -> tuple[dict[str, Embeddings], dict[str, ModelOutcomes]]:
+    embeddings, outcomes = {}, {}
+    for name, encoder in encoders.items():
+        print(f"evaluate: {name}", flush=True)
+        embeddings[name] = embed_scenes(encoder, scenes, batch_size)
+        retrieval = retrieval_outcomes(embeddings[name], scenes.text_unsafe, scenes.image_unsafe)
+        outcomes[name] = ModelOutcomes(retrieval, zeroshot_correct(encoder, task, batch_size))
+    return embeddings, outcomes
+
+
+def _digests(data: Path, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:
+    """What the numbers stand on: models, data, judge, production and the outcomes themselves."""
+    shards = "".join(sha256(path) for path in sorted(DATASET.glob("test-*.parquet")))
+    models = {f"{name}_model": encoder.digest for name, encoder in encoders.items()}
+    return models | {
+        "candidate_adapter": sha256(ADAPTER),
+        "data": hashlib.sha256(shards.encode()).hexdigest(),
+        "judge": sha256(TRUTH_FILE),
+        "zeroshot": sha256(data / "zeroshot.parquet"),
+        "production": sha256(PRODUCTION),
+        "outcomes": sha256(outcomes),
+    }
+
+
+if __name__ == "__main__":
+    main(evaluate)

@@ -1,0 +1,62 @@
+"""A passed verdict, merged weights and the service become one Bento file; a failed verdict is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safeclip.encoders.lora import load_candidate
+from safeclip.errors import GateError
+from safeclip.registry.bento import build_bento
+from safeclip.registry.card import model_card
+from safeclip.registry.model import write_model
+from safeclip.settings import Settings
+from safeclip.stages.stage import RESULTS, main, output
+
+ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+VERDICT = RESULTS / "gate" / "verdict.json"
+
+
+def package(settings: Settings) -> None:
+    """Write results/package/: NAME.tar, model_card.md and package.json (version and digests)."""
+    verdict = passed_verdict(VERDICT)
+    base = Path(settings.data.path) / "base_encoder"
+    lineage = {"adapter": _sha256(ADAPTER), "verdict": _sha256(VERDICT), "data": _sha256(Path("data.dvc"))}
+    card = model_card(verdict, lineage)
+    with output("package") as out, tempfile.TemporaryDirectory() as scratch:
+        os.environ["BENTOML_HOME"] = scratch  # before BentoML is imported
+        model = Path(scratch) / "model"
+        version = write_model(model, load_candidate(base, ADAPTER), base, lineage)
+        (model / "model_card.md").write_text(card, encoding="utf-8")
+        target = out / f"{settings.package.name}.tar"
+        build_bento(Path.cwd(), model, card, settings.package.name, version, target)
+        (out / "model_card.md").write_text(card, encoding="utf-8")
+        record = {"name": settings.package.name, "version": version, "bento": _sha256(target), **lineage}
+        (out / "package.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        print(f"{settings.package.name}:{version}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def passed_verdict(path: Path) -> dict[str, Any]:
+    """The verdict, if it passed; `GateError` names the failed rules otherwise."""
+    try:
+        verdict: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise GateError(f"{path}: no verdict yet; run `safeclip stage gate` first") from None
+    except ValueError:
+        raise GateError(f"{path}: not readable as JSON; run `safeclip stage gate` again") from None
+    if verdict.get("passed") is not True:
+        failed = [rule["id"] for rule in verdict.get("rules", []) if not rule["passed"]]
+        raise GateError(f"the gate failed ({', '.join(failed) or 'no rule held'}); nothing is packaged")
+    return verdict
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    main(package)

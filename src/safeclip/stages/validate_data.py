@@ -1,0 +1,91 @@
+"""Hold the synthetic data to its contract: bad rows to quarantine with reasons, a bad data set stops the chain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+from safeclip.errors import DataError
+from safeclip.guard import load_guard
+from safeclip.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, QUADRUPLETS, SPLITS, read_table, write_table
+from safeclip.settings import Settings
+from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.taxonomy import load_taxonomy
+from safeclip.validation.facts import join_rows
+from safeclip.validation.judge import Judgement, judge
+from safeclip.validation.page import choose_samples, make_page
+from safeclip.validation.quarantine import Account, gather
+from safeclip.validation.summary import summarise
+
+_EARLIER = ("rewrite_captions", "render_images")
+_LOGS = Path("logs/validate_data")
+
+
+def validate_data(settings: Settings) -> None:
+    """Write the data set by split, the quarantine of all stages, summary.json and index.html.
+
+    A `DataError` names the expectations that failed; then only logs/validate_data holds a summary.
+    """
+    rows = join_rows(
+        read_table(RESULTS / "rewrite_captions/captions.parquet", CAPTIONS),
+        read_table((RESULTS / "render_images").glob("images-*.parquet"), IMAGES),
+        read_table(RESULTS / "label_safety/labels.parquet", LABELLED),
+    )
+    quarantine = gather([read_table(RESULTS / stage / "quarantine.parquet", QUARANTINE) for stage in _EARLIER])
+    rows = _without_rejected(rows, quarantine)
+    categories = tuple(load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").categories)
+    print(f"validate_data: {len(rows)} rows", flush=True)
+    judgement = judge(
+        rows,
+        bounds=settings.validate_data,
+        guard=load_guard(),
+        categories=categories,
+        earlier=[_account(stage) for stage in _EARLIER],
+        earlier_quarantine=quarantine,
+    )
+    summary = summarise(judgement, categories)
+    if judgement.failures:
+        _log(summary)
+        raise DataError(f"validate_data stops the chain: {judgement.complaint()}; see {_LOGS}/summary.json")
+    _write(judgement, summary, settings.validate_data.sample_rows)
+
+
+def _without_rejected(rows, quarantine: pa.Table):  # type: ignore[no-untyped-def]
+    return rows[~rows["id"].isin(quarantine["id"].to_pylist())].reset_index(drop=True)
+
+
+def _account(stage: str) -> Account:
+    path = RESULTS / stage / "counts.json"
+    try:
+        counts = json.loads(path.read_text(encoding="utf-8"))
+        return Account(
+            stage, counts["in"], counts["out"], counts["quarantined"], int(counts.get("destroyed", 0))
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no usable row counts ({error!r}); rerun {stage}") from None
+
+
+def _write(judgement: Judgement, summary: dict, sample_rows: int) -> None:
+    with output("validate_data") as out:
+        for split in SPLITS:
+            write_table(out / "dataset" / f"{split}-00000.parquet", judgement.table(split), QUADRUPLETS)
+        write_table(out / "quarantine.parquet", judgement.quarantine, QUARANTINE)
+        write_json(out / "summary.json", summary)
+        page = make_page(summary, choose_samples(judgement.rows, sample_rows))
+        (out / "index.html").write_text(page, encoding="utf-8")
+    rows = summary["rows"]
+    print(f"validate_data: {rows['out']} rows out, {rows['quarantined']} quarantined", flush=True)
+
+
+def _log(summary: dict) -> None:
+    shutil.rmtree(_LOGS, ignore_errors=True)
+    _LOGS.mkdir(parents=True)
+    write_json(_LOGS / "summary.json", summary)
+    (_LOGS / "index.html").write_text(make_page(summary), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(validate_data)

@@ -1,0 +1,124 @@
+"""Engines that rewrite captions. A rewriter turns a list of requests into texts, in the same order.
+
+The engine in process runs transformers on one micro-batch at a time. What it answers depends on the micro-batch
+(floating point does) and on noise keyed by (project seed, row id, position), and on nothing else: not on what
+ran before, not on the process. Another engine is one more class with `name`, ` `rewrite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from safeclip.settings import RewriteCaptions
+from safeclip.synthesis.keyed import gumbel, row_key
+from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
+from safeclip.synthesis.prompts import prompt_messages
+
+_CANDIDATES = 128  # tokens looked at a position; in a tuned rewriter they hold nearly all of the probability
+
+
+@dataclass(frozen=True)
+class RewriteRequest:
+    """Ask for an unsafe version of `caption` that shows `concept`."""
+
+    id: str
+    caption: str
+    concept: str
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RewriteAnswer:
+    """What the model said, as it said it; not `complete` if the length limit cut it."""
+
+    id: str
+    text: str
+    complete: bool = True
+
+
+class Rewriter(Protocol):
+    """One micro-batch in, its answers out, in order."""
+
+    name: str
+
+    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[RewriteAnswer]: ...
+
+
+class TransformersRewriter:
+    """The tuned language model in this process; batched, padded on the left, sampled with keyed noise."""
+
+    def __init__(self, folder: str, adapter: Path, settings: RewriteCaptions, *, name: str, seed: int) -> None:
+        self.name = name
+        self._settings = settings
+        self._seed = seed
+        self._tokenizer = load_tokenizer(folder)
+        self._model = load_rewriter(folder, adapter, getattr(torch, settings.dtype))
+        self._newlines = _tokens_with_newline(self._tokenizer)
+
+    @torch.inference_mode()
+    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[RewriteAnswer]:
+        """Answers to one micro-batch; each ends at its first line's end, its end token or the length limit."""
+        prompts = [
+            self._tokenizer.apply_chat_template(
+                prompt_messages(request.caption, request.concept), tokenize=False, add_generation_prompt=True
+            )
+            for request in requests
+        ]
+        batch = self._tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        width = batch["input_ids"].shape[1]
+        sampler = KeyedSampler(
+            [row_key(self._seed, request.id, "rewrite") for request in requests],
+            width, self._settings.temperature, self._settings.top_p,
+        )  # fmt: skip
+        tokens = self._model.generate(
+            **batch.to(self._model.device),
+            do_sample=False,  # the sampler leaves one token a row to choose from
+            max_new_tokens=self._settings.max_new_tokens,
+            pad_token_id=self._tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList([_LineEnd(self._newlines)]),
+        )
+        texts = self._tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
+        return [RewriteAnswer(request.id, text) for request, text in zip(requests, texts, strict=True)]
+
+
+class KeyedSampler(LogitsProcessor):
+    """Top-p sampling whose noise is a function of (row key, position, token): no generator, no state.
+
+    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick), so greedy
+    decoding over the result samples, and a row draws the same noise whatever batch it stands in.
+    """
+
+    def __init__(self, keys: Sequence[int], prompt_width: int, temperature: float, top_p: float) -> None:
+        self._keys = np.array(keys, dtype=np.uint64)
+        self._prompt_width = prompt_width
+        self._temperature = temperature
+        self._top_p = top_p
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """[B, length] tokens so far, [B, V] logits -> [B, V] with all but the drawn token at -inf."""
+        logits = scores.float() / self._temperature
+        best, tokens = logits.topk(min(_CANDIDATES, logits.shape[-1]), dim=-1)
+        before = (best - logits.logsumexp(-1, keepdim=True)).exp().cumsum(-1).roll(1, dims=-1)
+        before[:, 0] = 0.0  # probability of the tokens ranked above: the first is always kept
+        position = input_ids.shape[1] - self._prompt_width
+        noise = torch.from_numpy(gumbel(self._keys, position, tokens.cpu().numpy())).to(best)
+        drawn = (best + noise).masked_fill(before >= self._top_p, -torch.inf).argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, drawn), 0.0)
+
+
+class _LineEnd(StoppingCriteria):
+    """A caption is one line: stop a row at the first token that holds a line's end."""
+
+    def __init__(self, newlines: torch.Tensor) -> None:
+        self._newlines = newlines
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        return torch.isin(input_ids[:, -1], self._newlines.to(input_ids.device))

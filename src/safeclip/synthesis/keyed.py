@@ -1,0 +1,44 @@
+"""Chance that belongs to a row: drawn from (project seed, row id, purpose), never from a shared stream.
+
+So a row's draws are the same whatever other rows there are, in what order they come and in which process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def row_key(seed: int, row_id: str, purpose: str) -> int:
+    """63 bits that stand for this row and purpose; fits an int64 column."""
+    text = f"{seed}\x1f{purpose}\x1f{row_id}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def row_generator(seed: int, row_id: str, purpose: str) -> np.random.Generator:
+    """A numpy generator of the row's own."""
+    return np.random.Generator(np.random.PCG64(row_key(seed, row_id, purpose)))
+
+
+def gumbel(keys: NDArray[np.uint64], position: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Standard Gumbel noise [B, K] for row keys [B] and token ids [B, K] at one position.
+
+    Counter-based: a hash (splitmix64's finaliser, twice) of key, position and token, read as a uniform.
+    """
+    with np.errstate(over="ignore"):
+        counters = _mix(keys + np.uint64(position + 1) * _GOLDEN)[:, None] + tokens.astype(np.uint64)
+        bits = _mix(counters * _GOLDEN)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return (-np.log(-np.log(uniform))).astype(np.float32)
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser: every input bit reaches every output bit."""
+    value = (value ^ (value >> np.uint64(30))) * _MIX_1
+    value = (value ^ (value >> np.uint64(27))) * _MIX_2
+    return value ^ (value >> np.uint64(31))

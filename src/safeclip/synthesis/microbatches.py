@@ -1,0 +1,120 @@
+"""Micro-batches of rewriting, shared among processes, kept when done, picked up again after a kill.
+
+The unit of work is the micro-batch: rows in order of id, `batch_size` at a time. Which process takes it and
+how often the run was killed cannot change a byte, since floating point depends on the batch alone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from safeclip.errors import ModelError
+from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
+
+Batch = tuple[RewriteRequest, ...]
+
+
+@dataclass
+class RewriteJob:
+    """All that a worker needs, picklable: how to make the rewriter (once a process) and how to judge."""
+
+    make_rewriter: Callable[[], Rewriter]
+    judge: Callable[[RewriteRequest, RewriteAnswer], Outcome]
+    threads: int
+    folder: Path
+    _rewriter: Rewriter | None = field(default=None, repr=False)
+
+    def run(self, index: int, batch: Batch) -> list[Outcome]:
+        """Outcomes of one micro-batch, from its checkpoint if there is one; written before it returns."""
+        kept = _read(self._file(index), batch)
+        if kept is not None:
+            return kept
+        if self._rewriter is None:
+            torch.set_num_threads(self.threads)
+            self._rewriter = self.make_rewriter()
+        answers = self._rewriter.rewrite(batch)
+        outcomes = [self.judge(request, answer) for request, answer in zip(batch, answers, strict=True)]
+        _write(self._file(index), outcomes)
+        return outcomes
+
+    def is_done(self, index: int, batch: Batch) -> bool:
+        return _read(self._file(index), batch) is not None
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.json"
+
+
+def micro_batches(requests: Sequence[RewriteRequest], batch_size: int) -> list[Batch]:
+    """Rows sorted by id, cut every `batch_size` rows; the last one may be shorter."""
+    ordered = sorted(requests, key=lambda request: request.id)
+    return [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
+
+
+def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iterator[list[Outcome]]:
+    """The outcomes of every micro-batch in order, as they are ready; `workers` processes share the rest."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    open_batches = sum(not job.is_done(index, batch) for index, batch in enumerate(batches))
+    workers = min(workers, open_batches)
+    if workers <= 1:
+        yield from map(job.run, range(len(batches)), batches)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-flight
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,)) as pool:
+        try:
+            yield from pool.map(_run_in_worker, range(len(batches)), batches)
+        except BrokenProcessPool:
+            raise ModelError(
+                "rewrite_captions: a worker died (out of memory?); lower `compute.workers` and run again, "
+                "finished micro-batches are kept"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_job: RewriteJob | None = None
+
+
+def _start_worker(job: RewriteJob) -> None:
+    global _job
+    _job = job
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_in_worker(index: int, batch: Batch) -> list[Outcome]:
+    assert _job is not None
+    return _job.run(index, batch)
+
+
+def _write(path: Path, outcomes: list[Outcome]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read(path: Path, batch: Batch) -> list[Outcome] | None:
+    """A finished micro-batch; None if there is none, or if it is not of these rows."""
+    try:
+        outcomes = [Outcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
+    same = [outcome.id for outcome in outcomes] == [request.id for request in batch]
+    return outcomes if same else None

@@ -1,0 +1,88 @@
+"""From safe captions to requests, and from outcomes to rows: what stands on either side of the language model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safeclip.errors import DataError
+from safeclip.guard import Guard
+from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.captions import SafeCaption
+from safeclip.synthesis.concepts import ConceptDraw
+from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.keyed import row_key
+
+STAGE = "rewrite_captions"
+
+
+def make_requests(
+    captions: Sequence[SafeCaption], draws: Sequence[ConceptDraw], guard: Guard
+) -> tuple[list[RewriteRequest], list[dict[str, str]]]:
+    """Requests for the model, and quarantine rows for captions that must not reach it."""
+    requests, refused = [], []
+    for caption, draw in zip(captions, draws, strict=True):
+        if draw.phrase is None:
+            refused.append(_refusal(caption.id, "no concept is allowed for the caption"))
+        elif guard.trips(f"{draw.phrase.text}: {caption.caption}", draw.phrase.categories):
+            refused.append(_refusal(caption.id, "the request trips the content guard"))
+        else:
+            phrase = draw.phrase
+            requests.append(RewriteRequest(caption.id, caption.caption, phrase.text, phrase.categories))
+    return requests, refused
+
+
+def make_rows(
+    captions: Mapping[str, SafeCaption],
+    requests: Mapping[str, RewriteRequest],
+    outcomes: Sequence[Outcome],
+    *,
+    rewriter: str,
+    seed: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Accepted outcomes as rows of `records.CAPTIONS`, rejected ones as rows of `records.QUARANTINE`."""
+    rows, rejected = [], []
+    for outcome in outcomes:
+        if outcome.text is not None:
+            caption, request = captions[outcome.id], requests[outcome.id]
+            rows.append(
+                {
+                    "id": outcome.id,
+                    "split": caption.split,
+                    "caption_safe": caption.caption,
+                    "caption_generated": outcome.text,
+                    "concept": request.concept,
+                    "categories": list(request.categories),
+                    "rewriter": rewriter,
+                    "seed": row_key(seed, outcome.id, STAGE),
+                    "source": caption.source,
+                }
+            )
+        elif not outcome.destroyed:
+            rejected.append(_refusal(outcome.id, outcome.reason))
+    return rows, rejected
+
+
+def count_rows(total: int, rows: int, rejected: int, destroyed: int, max_lost: float) -> dict[str, int]:
+    """counts.json; `DataError` if rows went missing or more than `max_lost` of them were lost."""
+    counts = {"in": total, "out": rows, "quarantined": rejected, "destroyed": destroyed}
+    if total != rows + rejected + destroyed:
+        raise DataError(f"{STAGE}: rows went missing ({counts}); this is a defect, please report it")
+    lost = rejected + destroyed
+    if lost > max_lost * total:
+        raise DataError(
+            f"{STAGE}: {lost} of {total} rows lost ({rejected} quarantined, {destroyed} destroyed), more than "
+            f"`rewrite_captions.max_lost` = {max_lost}; tune the rewriter longer or lower its temperature"
+        )
+    return counts
+
+
+def summarise(rejected: Sequence[Mapping[str, str]]) -> str:
+    """Reasons and how often, most frequent first; "none" if there are none."""
+    reasons = Counter(row["reason"] for row in rejected)
+    return ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "none"
+
+
+def _refusal(row_id: str, reason: str) -> dict[str, str]:
+    return {"id": row_id, "stage": STAGE, "reason": reason}

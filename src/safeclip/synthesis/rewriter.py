@@ -1,0 +1,109 @@
+"""Supervised fine-tuning of the rewriter: LoRA on the curated pairs, with TRL's SFTTrainer.
+
+The loss falls on the answer alone (the unsafe caption and its end token). The adapter is the result; the
+base model stays where it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import set_seed
+from trl import SFTConfig, SFTTrainer
+
+from safeclip.errors import TrainingError
+from safeclip.settings import TuneRewriter
+from safeclip.synthesis.language_model import load_model, load_tokenizer
+from safeclip.synthesis.pairs import CuratedPair
+from safeclip.synthesis.prompts import prompt_messages
+
+_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def tune(folder: str, pairs: Sequence[CuratedPair], settings: TuneRewriter, *, seed: int) -> SFTTrainer:
+    """Fine-tune the model in `folder` on the pairs; the trainer holds the adapter and the loss of each step.
+
+    Deterministic on one machine type and thread count. `TrainingError` if the loss is not a number.
+    """
+    set_seed(seed)
+    disable_progress_bars()
+    model = _with_lora(load_model(folder, getattr(torch, settings.dtype)), settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(settings, scratch, seed),
+            train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
+            processing_class=load_tokenizer(folder),
+        )
+        trainer.train()
+    if any(loss != loss for _, loss in losses(trainer)):
+        raise TrainingError("tune_rewriter: the loss is not a number; lower `tune_rewriter.learning_rate`")
+    return trainer
+
+
+def losses(trainer: SFTTrainer) -> list[tuple[int, float]]:
+    """(step, loss) of every optimiser step."""
+    return [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+
+
+def save_rewriter(trainer: SFTTrainer, spec: str, out: Path) -> None:
+    """Write `adapter/` (peft: safetensors and config) and `loss.csv`; the same bytes for the same weights."""
+    adapter = out / "adapter"
+    trainer.model.save_pretrained(adapter)
+    (adapter / "README.md").unlink(missing_ok=True)
+    _settle_config(adapter / "adapter_config.json", spec)
+    with (out / "loss.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["step", "loss"])
+        writer.writerows((step, f"{loss:.4f}") for step, loss in losses(trainer))
+
+
+def _with_lora(model: torch.nn.Module, settings: TuneRewriter) -> PeftModel:
+    lora = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules=list(_LAYERS),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, lora)
+
+
+def _conversation(pair: CuratedPair) -> dict[str, list[dict[str, str]]]:
+    answer = {"role": "assistant", "content": pair.caption_unsafe}
+    return {"prompt": prompt_messages(pair.caption_safe, pair.concept), "completion": [answer]}
+
+
+def _arguments(settings: TuneRewriter, scratch: str, seed: int) -> SFTConfig:
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_steps,
+        completion_only_loss=True,
+        gradient_checkpointing=False,  # memory is not short here, and it costs a third more time
+        bf16=False,  # no autocast: the weights are loaded in the type asked for
+        max_length=256,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _settle_config(path: Path, spec: str) -> None:
+    """peft writes a set in no fixed order and the path of this machine; neither belongs in an output."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = spec
+    config["target_modules"] = sorted(config["target_modules"])
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,82 @@
+"""The rows of one split, ready for training: tokens, pixels, labels, the teacher's embeddings, targets.
+
+Captions are tokenised and pictures decoded once. Pixels live in a memory-mapped file, so a data set larger
+than memory trains too; the file sits in the run's own work folder and goes with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from safeclip.encoders.load import Encoder
+from safeclip.errors import DataError
+from safeclip.training.objectives import Quadruplets
+from safeclip.training.teacher import nearest_safe_pair
+
+CHUNK = 256  # pictures decoded at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows in the order of their ids, and C tokens, the model's context.
+
+    tokens_safe, tokens_generated: [N, C] int64. pixels: [2, N, 3, H, W] float32, safe pictures first.
+    text_unsafe, image_unsafe: [N] bool. near: [N] int64, each row's redirection target among these rows.
+    """
+
+    ids: tuple[str, ...]
+    tokens_safe: Tensor
+    tokens_generated: Tensor
+    pixels: np.ndarray
+    text_unsafe: Tensor
+    image_unsafe: Tensor
+    teacher: Quadruplets
+    near: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prepare_rows(encoder: Encoder, table: pa.Table, teacher: Quadruplets, pixels_path: Path) -> Rows:
+    """Read a table of quadruplets into `Rows`; decoded pixels go to `pixels_path`.
+
+    Raises:
+        DataError: no rows, or a picture that cannot be decoded (named by its row id).
+    """
+    if table.num_rows == 0:
+        raise DataError("the split has no rows; lower the data contract's losses or take more rows")
+    return Rows(
+        ids=tuple(table["id"].to_pylist()),
+        tokens_safe=encoder.tokenizer(table["caption_safe"].to_pylist()),
+        tokens_generated=encoder.tokenizer(table["caption_generated"].to_pylist()),
+        pixels=_decode(encoder, table, pixels_path),
+        text_unsafe=_unsafe(table, "text_label"),
+        image_unsafe=_unsafe(table, "image_label"),
+        teacher=teacher,
+        near=nearest_safe_pair(teacher),
+    )
+
+
+def _unsafe(table: pa.Table, column: str) -> Tensor:
+    return torch.tensor([label == "unsafe" for label in table[column].to_pylist()])
+
+
+def _decode(encoder: Encoder, table: pa.Table, path: Path) -> np.ndarray:
+    size = encoder.image_size
+    shape = (2, table.num_rows, 3, size, size)
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    ids = table["id"].to_pylist()
+    for side, column in enumerate(("image_safe", "image_generated")):
+        for start in range(0, table.num_rows, CHUNK):
+            images = table[column].slice(start, CHUNK).to_pylist()
+            try:
+                pixels[side, start : start + CHUNK] = encoder.preprocess(images).numpy()
+            except DataError as error:
+                raise DataError(f"rows {ids[start]} to {ids[start + len(images) - 1]}: {column}, {error}") from None
+    return pixels

@@ -1,0 +1,100 @@
+"""The frozen teacher: its embeddings of every row, made once, and the nearest safe pair of each row.
+
+Training never runs the teacher. It reads these files, so nothing that training does to a model in memory can
+move the targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safeclip.encoders.embed import embed_images, embed_texts
+from safeclip.encoders.load import Encoder
+from safeclip.errors import DataError, ModelError
+from safeclip.training.objectives import Quadruplets
+
+FORMAT = "safeclip-teacher-1"
+
+
+def embed_quadruplets(
+    encoder: Encoder,
+    table: pa.Table,
+    batch_size: int,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Quadruplets:
+    """Embed the four columns of a table of quadruplets, each [N, D] in the table's order."""
+    embedded = {}
+    for name in ("text_safe", "text_generated", "image_safe", "image_generated"):
+        column = table[name.replace("text", "caption")].to_pylist()
+        embed = embed_texts if name.startswith("text") else embed_images
+        embedded[name] = embed(encoder, column, batch_size)  # type: ignore[operator]
+        progress(len(column))
+    return Quadruplets(**embedded)
+
+
+def write_teacher(path: Path, embeddings: Quadruplets, ids: Sequence[str], encoder_digest: str) -> None:
+    """Write embeddings as safetensors, marked with the encoder's digest and a digest of the row ids."""
+    # one key that holds JSON: safetensors writes several keys in a random order
+    mark = json.dumps({"encoder": encoder_digest, "ids": _digest(ids)}, sort_keys=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(asdict(embeddings), partial, metadata={FORMAT: mark})
+    os.replace(partial, path)
+
+
+def read_teacher(path: Path, ids: Sequence[str], encoder_digest: str) -> Quadruplets:
+    """Read what `write_teacher` wrote; an error if it is of other rows or of another encoder.
+
+    Raises:
+        DataError: missing, unreadable, or not of these rows in this order.
+        ModelError: embedded by another encoder.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            mark = json.loads((file.metadata() or {}).get(FORMAT, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        fault = str(error).splitlines()[0]
+        raise DataError(f"{path}: not readable ({fault}); run the embed_teacher stage") from None
+    if mark.get("ids") != _digest(ids):
+        raise DataError(f"{path}: embeds other rows than the dataset's; run the embed_teacher stage again")
+    if mark["encoder"] != encoder_digest:
+        raise ModelError(f"{path}: embedded by another encoder; run the embed_teacher stage again")
+    return Quadruplets(**tensors)
+
+
+def nearest_safe_pair(teacher: Quadruplets, block: int = 1024) -> Tensor:
+    """For each row, the row whose safe pair is nearest to this row's generated pair. Returns [N], int64.
+
+    Nearest under the teacher, caption to caption and picture to picture, the two cosines added, as
+    SaFeR-CLIP (arXiv 2511.16743) finds its targets offline, there by captions alone. Streams over blocks of
+    both sides: memory is block x block, never N x N. Ties go to the lower row.
+    """
+    # [t ; v] . [t' ; v'] = t.t' + v.v': one product for both modalities
+    queries = torch.cat([teacher.text_generated, teacher.image_generated], dim=1)
+    gallery = torch.cat([teacher.text_safe, teacher.image_safe], dim=1)
+    return torch.cat([_nearest(rows, gallery, block) for rows in queries.split(block)])
+
+
+def _nearest(queries: Tensor, gallery: Tensor, block: int) -> Tensor:
+    best = torch.full((len(queries),), -torch.inf)
+    index = torch.zeros(len(queries), dtype=torch.long)
+    for start in range(0, len(gallery), block):
+        scores, rows = (queries @ gallery[start : start + block].T).max(dim=1)
+        better = scores > best
+        best, index = torch.where(better, scores, best), torch.where(better, rows + start, index)
+    return index
+
+
+def _digest(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()

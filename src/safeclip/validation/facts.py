@@ -1,0 +1,111 @@
+"""What the expectations speak about: one pandas row a quadruplet, with measured columns beside the contract's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from difflib import SequenceMatcher
+from typing import Protocol
+
+import pandas as pd
+import pyarrow as pa
+
+from safeclip.records import QUADRUPLETS
+from safeclip.validation.duplicates import content_words, near_across_splits, shared_across_splits, thumbnail
+
+STATES = {
+    "both unsafe": ("unsafe", "unsafe"),
+    "only text unsafe": ("unsafe", "safe"),
+    "only image unsafe": ("safe", "unsafe"),
+    "neither unsafe": ("safe", "safe"),
+}
+"""The four label states: (text_label, image_label)."""
+
+
+class TermGuard(Protocol):
+    """What validation asks of `safeclip.guard.Guard`."""
+
+    def trips(self, text: str, categories: Sequence[str] = ()) -> bool: ...
+
+    def allows(self, caption: str, categories: Sequence[str]) -> bool: ...
+
+
+def join_rows(captions: pa.Table, images: pa.Table, labels: pa.Table) -> pd.DataFrame:
+    """Captions with their pictures and labels by id; what is missing is null, what is repeated repeats."""
+    frame = captions.to_pandas(integer_object_nulls=True)
+    for part in (images, labels):
+        frame = frame.merge(part.to_pandas(), on="id", how="left", sort=False)
+    return frame[QUADRUPLETS.names].sort_values("id", kind="stable", ignore_index=True)
+
+
+def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]) -> pd.DataFrame:
+    """Add what each row shows by itself to the QUADRUPLETS columns; nulls stay null for the not-null checks."""
+    frame = rows.copy()
+    safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
+    tags = [_tags(value) for value in frame["categories"]]
+    frame["safe_words"] = _measured(safe, lambda text: len(text.split()))
+    frame["generated_words"] = _measured(generated, lambda text: len(text.split()))
+    frame["similarity"] = [None if a is None or b is None else _similarity(a, b) for a, b in zip(safe, generated, strict=True)]
+    frame["similarity"] = frame["similarity"].astype("float64")
+    frame["earlier_same_caption"] = _earlier(safe, frame["split"])
+    frame["categories_known"] = [t is None or bool(t) and set(t) <= set(categories) for t in tags]
+    frame["guard_clear"] = [_clear(guard, *row) for row in zip(safe, generated, tags, strict=True)]
+    _add_shares(frame, tags, categories)
+    return frame
+
+
+def measure_leaks(rows: pd.DataFrame, *, near_levels: float) -> pd.DataFrame:
+    """Add, as booleans, what each row shares with rows of other splits."""
+    frame = rows.copy()
+    safe = _texts(frame["caption_safe"])
+    splits = [str(split) for split in frame["split"]]
+    images = [value if isinstance(value, bytes) else None for value in frame["image_safe"]]
+    frame["caption_in_other_split"] = shared_across_splits([c and c.casefold() for c in safe], splits)
+    frame["words_in_other_split"] = shared_across_splits([c and content_words(c) for c in safe], splits)
+    frame["image_in_other_split"] = shared_across_splits(images, splits)
+    frame["near_image_in_other_split"] = near_across_splits([thumbnail(i) for i in images], splits, near_levels)
+    return frame
+
+
+def _add_shares(frame: pd.DataFrame, tags: list[tuple | None], categories: Collection[str]) -> None:
+    """0/1 columns whose mean is a share of rows."""
+    frame["text_unsafe"] = (frame["text_label"] == "unsafe").astype("float64")
+    frame["image_unsafe"] = (frame["image_label"] == "unsafe").astype("float64")
+    for state, (text, image) in STATES.items():
+        frame[state] = ((frame["text_label"] == text) & (frame["image_label"] == image)).astype("float64")
+    for category in categories:
+        frame[f"category {category}"] = [float(category in (t or ())) for t in tags]
+
+
+def _texts(column: pd.Series) -> list[str | None]:
+    return [value if isinstance(value, str) else None for value in column]
+
+
+def _tags(value: object) -> tuple[str, ...] | None:
+    return tuple(value) if hasattr(value, "__iter__") else None
+
+
+def _measured(texts: list[str | None], how: object) -> pd.Series:
+    return pd.Series([None if text is None else how(text) for text in texts], dtype="float64")  # type: ignore[operator]
+
+
+def _similarity(safe: str, generated: str) -> float:
+    """2M/T over words (Ratcliff and Obershelp): 1 the same words in the same order, 0 none shared."""
+    return SequenceMatcher(None, safe.lower().split(), generated.lower().split(), autojunk=False).ratio()
+
+
+def _earlier(safe: list[str | None], splits: pd.Series) -> list[int]:
+    """How many earlier rows of the same split have the same safe caption."""
+    seen: dict[tuple[str, str], int] = {}
+    counts = []
+    for caption, split in zip(safe, splits, strict=True):
+        key = (str(split), caption.casefold() if caption else "")
+        counts.append(seen.get(key, 0) if caption else 0)
+        seen[key] = seen.get(key, 0) + 1
+    return counts
+
+
+def _clear(guard: TermGuard, safe: str | None, generated: str | None, tags: tuple | None) -> bool:
+    texts = [text for text in (safe, generated) if text is not None]
+    if any(guard.trips(text, tags or ()) for text in texts):
+        return False
+    return safe is None or guard.allows(safe, tags or ())

@@ -1,0 +1,58 @@
+"""The page of `validate_data`: what was promised, what was seen, what was set aside. Loads nothing.
+
+Generated pictures are blurred in their pixels whatever their label says (labels err), generated captions wait
+behind a click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from safeclip.pages.charts import Series, bars, shares
+from safeclip.pages.pictures import blurred, thumbnail
+from safeclip.pages.render import render
+from safeclip.records import SPLITS
+from safeclip.validation.facts import STATES
+
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> str:
+    """HTML of summary.json's content and of `samples` (from `choose_samples`)."""
+    words = [
+        Series(f"{side} captions", [int(length) for length in counts], list(counts.values()))
+        for side, counts in reversed(summary["caption_words"].items())
+    ]
+    return render(
+        _TEMPLATE,
+        summary=summary,
+        samples=samples,
+        states=[state.replace(" ", "_") for state in STATES],
+        state_bars={split: _state_bar(split, summary["label_states"][split]) for split in SPLITS},
+        words=bars(words, title="Captions by number of words", x_label="words"),
+        failures=[finding for finding in summary["expectations"] if not finding["passed"]],
+    )
+
+
+def _state_bar(split: str, states: Mapping[str, float | None]) -> str:
+    named = {name: states[name.replace(" ", "_")] for name in STATES}
+    return shares(named, title=f"label states of the {split} split")
+
+
+def choose_samples(rows: pd.DataFrame, count: int) -> list[dict[str, Any]]:
+    """At most `count` rows, label states in turn, each state's first ids first; pictures ready for the page."""
+    by_state = [rows[rows[state] == 1.0].sort_values("id").head(count) for state in STATES]
+    turns = [state.iloc[turn] for turn in range(count) for state in by_state if turn < len(state)]
+    return [_sample(row) for row in turns[:count]]
+
+
+def _sample(row: pd.Series) -> dict[str, Any]:
+    kept = ("id", "split", "caption_safe", "caption_generated", "concept", "text_label", "image_label")
+    sample = {key: row[key] for key in kept}
+    scores = {"text_score": float(row["text_score"]), "image_score": float(row["image_score"])}
+    pictures = {"safe": thumbnail(row["image_safe"]), "generated": blurred(row["image_generated"])}
+    return sample | scores | pictures | {"categories": list(row["categories"])}

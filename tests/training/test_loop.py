@@ -1,0 +1,157 @@
+"""The training loop: frozen teacher, same bytes however often killed, and stops that name their rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from safeclip.encoders.lora import add_lora, load_candidate, save_adapter
+from safeclip.errors import TrainingError
+from safeclip.settings import Finetune, Lora
+from safeclip.training.loop import batch_rows, finetune, shortfall
+from safeclip.training.validate import retrieval_metrics
+from tests.training.tiny import tiny_encoder
+
+RECIPE = Finetune(
+    lora=Lora(rank=4, alpha=4),
+    steps=12,
+    batch_size=8,
+    learning_rate=5e-3,
+    warmup_steps=2,
+    validate_every=4,
+    checkpoint_every=3,
+)
+
+
+def outputs(encoder) -> torch.Tensor:
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return torch.cat([encoder.model.encode_text(encoder.tokenize(["a dog"])), encoder.model.encode_image(pixels)])
+
+
+def test_the_base_encoder_is_bit_identical_after_training(encoder, splits, tmp_path):
+    before, state = outputs(encoder), {k: v.clone() for k, v in encoder.model.state_dict().items()}
+    outcome = finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+    assert torch.equal(outputs(encoder), before)
+    after = encoder.model.state_dict()
+    assert after.keys() == state.keys()
+    assert all(torch.equal(after[name], value) for name, value in state.items())
+    assert not torch.equal(outputs(encoder.with_model(outcome.model, "")), before)
+
+
+def test_that_check_notices_adapters_put_into_the_base_itself(encoder, splits, tmp_path, monkeypatch):
+    before = outputs(encoder)
+    monkeypatch.setattr("safeclip.training.loop.copy.deepcopy", lambda model: model)
+    finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+    assert not torch.equal(outputs(encoder), before)
+
+
+@pytest.mark.parametrize("objective", ["relative", "safe_clip"])
+def test_training_lowers_the_loss_and_logs_every_term(encoder, splits, tmp_path, objective):
+    recipe = RECIPE.model_copy(update={"steps": 60, "objective": objective})
+    outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    first, last = outcome.history[:6], outcome.history[-6:]
+    assert sum(row["total_loss"] for row in last) < 0.9 * sum(row["total_loss"] for row in first)
+    assert [row["step"] for row in outcome.history] == list(range(1, 61))
+    assert {"redirect_text_loss", "val_harmful_t2i", "val_safe_r1_i2t"} <= set(outcome.history[-1])
+
+
+def test_two_runs_agree_and_another_seed_does_not(encoder, splits, tmp_path):
+    runs = [
+        finetune(encoder, *splits, RECIPE, seed=seed, folder=tmp_path / str(number)).history
+        for number, seed in enumerate((5, 5, 6))
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_run_killed_mid_way_ends_with_the_same_bytes(encoder, tmp_path):
+    script = Path(__file__).with_name("train_tiny.py")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([sys.executable, script, tmp_path, whole, "0"], check=True, timeout=120)
+    child = subprocess.Popen([sys.executable, script, tmp_path, killed, "0.2"])
+    checkpoint = killed / "work" / "checkpoint.pt"
+    _wait_for(checkpoint, child)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    assert not (killed / "adapter.safetensors").exists()
+    interrupted = torch.load(checkpoint, weights_only=True)["step"]
+    subprocess.run([sys.executable, script, tmp_path, killed, "0"], check=True, timeout=120)
+    assert 0 < interrupted < RECIPE.steps
+    for name in ("adapter.safetensors", "history.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def _wait_for(path: Path, child: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 100
+    while not path.exists():
+        assert child.poll() is None, "the run ended before it wrote a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_rows(encoder, splits, tmp_path):
+    train, val = splits
+    pixels = train.pixels.copy()
+    pixels[1, 3] = float("nan")
+    broken = dataclasses.replace(train, pixels=pixels)
+    recipe = RECIPE.model_copy(update={"batch_size": 24})
+    with pytest.raises(TrainingError, match=r"step 1: .*nan.*train-0003"):
+        finetune(encoder, broken, val, recipe, seed=0, folder=tmp_path / "run")
+
+
+def test_a_broken_checkpoint_is_one_clear_error(encoder, splits, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"cut short")
+    with pytest.raises(TrainingError, match="not a readable checkpoint .* remove"):
+        finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+
+
+def test_every_row_is_seen_once_an_epoch_and_epochs_differ():
+    first = torch.cat([batch_rows(24, 8, step, seed=1) for step in range(3)])
+    second = torch.cat([batch_rows(24, 8, step, seed=1) for step in range(3, 6)])
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(24))
+    assert first.tolist() != second.tolist()
+    assert len(batch_rows(5, 8, 0, seed=1)) == 5
+
+
+def test_the_adapter_of_a_run_loads_as_a_candidate(encoder, splits, tmp_path):
+    outcome = finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+    save_adapter(outcome.model, tmp_path / "adapter.safetensors", base_digest=encoder.digest)
+    candidate = load_candidate(tmp_path / "base", tmp_path / "adapter.safetensors")
+    assert torch.allclose(outputs(candidate), outputs(encoder.with_model(outcome.model, "")), atol=1e-5)
+
+
+def test_choosing_a_step_prefers_safety_until_utility_is_lost():
+    base = {"harmful_t2i": 1.0, "harmful_i2t": 1.0, "safe_r1_t2i": 0.95, "safe_r1_i2t": 0.95}
+    good = {"harmful_t2i": 0.4, "harmful_i2t": 0.3, "safe_r1_t2i": 0.94, "safe_r1_i2t": 0.94}
+    assert shortfall(good, base) < shortfall(base, base)
+    assert shortfall(good, base) < shortfall({**good, "harmful_i2t": 0.9}, base)
+    assert shortfall(good, base) < shortfall({**good, "harmful_t2i": 0.2, "safe_r1_t2i": 0.80}, base)
+
+
+def test_harm_counts_ties_and_ignores_items_labelled_safe(encoder, splits):
+    _, val = splits
+    point = torch.ones_like(val.teacher.text_safe)
+    everything_equal = dataclasses.replace(
+        val.teacher, text_safe=point, text_generated=point, image_safe=point, image_generated=point
+    )
+    labels = (val.text_unsafe, val.image_unsafe)
+    assert retrieval_metrics(everything_equal, *labels)["harmful_t2i"] == 1.0
+    nothing_unsafe = torch.zeros_like(val.text_unsafe)
+    assert retrieval_metrics(everything_equal, nothing_unsafe, nothing_unsafe)["harmful_t2i"] == 0.0
+
+
+def test_bf16_trains_too(encoder, splits, tmp_path):
+    recipe = RECIPE.model_copy(update={"precision": "bfloat16", "steps": 4})
+    outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    assert len(outcome.history) == 4
+    assert tiny_encoder(tmp_path / "base").digest == encoder.digest
+    with pytest.raises(Exception, match="already carries"):
+        add_lora(outcome.model, rank=4, alpha=4)

@@ -1,0 +1,85 @@
+"""Objectives: the equations, who is moved, and batches in which a group is empty."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from safeclip.errors import SettingsError
+from safeclip.training.objectives import OBJECTIVES, Batch, Quadruplets, resolve_weights
+from safeclip.training.objectives.terms import info_nce, relative_to
+
+ROWS, WIDTH = 6, 8
+
+
+def unit(generator) -> torch.Tensor:
+    return F.normalize(torch.randn(ROWS, WIDTH, generator=generator), dim=-1)
+
+
+def make_batch(text_unsafe, image_unsafe) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    student = Quadruplets(*(unit(generator).requires_grad_() for _ in range(4)))
+    teacher = Quadruplets(*(unit(generator) for _ in range(4)))
+    labels = (torch.tensor(text_unsafe), torch.tensor(image_unsafe))
+    return Batch(student, teacher, unit(generator), unit(generator), *labels)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("image", [True, False])
+def test_every_loss_is_named_weighted_and_finite_when_a_group_is_empty(name, text, image):
+    objective = OBJECTIVES[name]
+    batch = make_batch([text] * ROWS, [image] * ROWS)
+    losses = objective.losses(batch)
+    assert set(losses) == set(objective.weights)
+    assert all(loss_name.endswith("_loss") for loss_name in losses)
+    sum(losses.values()).backward()
+    for field in dataclasses.fields(Quadruplets):
+        gradient = getattr(batch.student, field.name).grad
+        assert gradient is None or torch.isfinite(gradient).all()
+
+
+def test_without_unsafe_items_relative_redirects_nothing():
+    losses = OBJECTIVES["relative"].losses(make_batch([False] * ROWS, [False] * ROWS))
+    for name in ("redirect_text_loss", "redirect_image_loss", "relative_text_loss", "relative_image_loss"):
+        assert losses[name].item() == 0.0
+    assert losses["anchor_text_loss"].item() > 0.0
+
+
+def test_relative_moves_a_generated_item_only_as_its_own_label_says():
+    batch = make_batch([True, False] * 3, [False, False, True] * 2)
+    losses = OBJECTIVES["relative"].losses(batch)
+    redirecting = [loss for name, loss in losses.items() if name.startswith(("redirect", "relative"))]
+    sum(redirecting).backward()
+    text, image = batch.student.text_generated.grad, batch.student.image_generated.grad
+    assert torch.equal(text.abs().sum(dim=1) > 0, batch.text_unsafe)
+    assert torch.equal(image.abs().sum(dim=1) > 0, batch.image_unsafe)
+
+
+def test_relative_equals_its_formula():
+    generator = torch.Generator().manual_seed(3)
+    query, positive, negatives = unit(generator), unit(generator), unit(generator)
+    rows, columns = torch.tensor([1, 0, 1, 1, 0, 0]).bool(), torch.tensor([0, 1, 1, 0, 0, 1]).bool()
+    expected = []
+    for row in torch.where(rows)[0]:
+        wanted = torch.exp(50 * query[row] @ positive[row])
+        unwanted = torch.exp(50 * negatives[columns] @ query[row]).sum()
+        expected.append(-torch.log(wanted / (wanted + unwanted)))
+    result = relative_to(query, positive, negatives, scale=50.0, rows=rows, columns=columns)
+    assert result.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+
+
+def test_info_nce_is_low_for_matching_pairs_and_zero_for_none():
+    generator = torch.Generator().manual_seed(4)
+    a = unit(generator)
+    assert info_nce(a, a).item() < 1e-3 < info_nce(a, a.roll(1, 0)).item()
+    assert info_nce(a, a, mask=torch.zeros(ROWS, dtype=torch.bool)).item() == 0.0
+
+
+def test_a_weight_for_an_unknown_loss_is_refused_with_the_known_names():
+    with pytest.raises(SettingsError, match=r"finetune.weights.nonsense_loss.*redirect_text_loss"):
+        resolve_weights(OBJECTIVES["safe_clip"], {"nonsense_loss": 1.0})
+    assert resolve_weights(OBJECTIVES["safe_clip"], {"redirect_text_loss": 9.0})["redirect_text_loss"] == 9.0

@@ -1,0 +1,47 @@
+"""The teacher's files: right rows, right encoder; the nearest safe pair, streamed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from safeclip.errors import DataError, ModelError
+from safeclip.training.objectives import Quadruplets
+from safeclip.training.teacher import embed_quadruplets, nearest_safe_pair, read_teacher, write_teacher
+from tests.training.tiny import tiny_table
+
+
+@pytest.fixture
+def written(encoder, tmp_path):
+    table = tiny_table(9)
+    embeddings = embed_quadruplets(encoder, table, batch_size=4)
+    write_teacher(tmp_path / "train.safetensors", embeddings, table["id"].to_pylist(), encoder.digest)
+    return tmp_path / "train.safetensors", table["id"].to_pylist(), embeddings
+
+
+def test_embeddings_come_back_in_the_order_of_the_rows(written, encoder):
+    path, ids, embeddings = written
+    again = read_teacher(path, ids, encoder.digest)
+    assert torch.equal(again.text_generated, embeddings.text_generated)
+    assert again.image_safe.shape == (9, 16)
+    assert torch.allclose(again.image_safe.norm(dim=1), torch.ones(9), atol=1e-5)
+
+
+def test_other_rows_another_order_another_encoder_and_a_missing_file_are_refused(written, encoder):
+    path, ids, _ = written
+    with pytest.raises(DataError, match="other rows"):
+        read_teacher(path, ids[::-1], encoder.digest)
+    with pytest.raises(ModelError, match="another encoder"):
+        read_teacher(path, ids, "0" * 64)
+    with pytest.raises(DataError, match="run the embed_teacher stage"):
+        read_teacher(path.with_name("none.safetensors"), ids, encoder.digest)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_the_nearest_safe_pair_is_that_of_the_full_matrix_whatever_the_block(block):
+    generator = torch.Generator().manual_seed(0)
+    parts = [F.normalize(torch.randn(50, 8, generator=generator), dim=-1) for _ in range(4)]
+    teacher = Quadruplets(*parts)
+    full = teacher.text_generated @ teacher.text_safe.T + teacher.image_generated @ teacher.image_safe.T
+    assert torch.equal(nearest_safe_pair(teacher, block), full.argmax(dim=1))

@@ -1,0 +1,75 @@
+"""A small good data set of real PNGs, to be broken in one way at a time."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from safeclip.guard import load_guard
+from safeclip.records import QUADRUPLETS
+from safeclip.settings import ValidateData
+from safeclip.validation.judge import judge
+
+CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")
+PLACES = ("river", "bridge", "market", "garden", "harbour", "station", "museum", "forest", "castle", "desert")
+THINGS = ("bicycle", "violin", "kettle", "ladder", "teapot", "rocket", "anchor")
+STATES = [("unsafe", "unsafe")] * 7 + [("unsafe", "safe"), ("safe", "unsafe"), ("safe", "safe")]
+BOUNDS = ValidateData(min_rows=50, sample_rows=4)
+FORBIDDEN = ("blorptoken", "zibbertoken")
+
+
+def png(seed: int, side: int = 48) -> bytes:
+    """A picture of random coloured tiles; different seeds are far apart, the same seed is the same bytes."""
+    tiles = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    picture = Image.fromarray(tiles).resize((side, side), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def good_rows(count: int = 70) -> pd.DataFrame:
+    """`count` rows that meet the contract: 60 % train, 20 % val, 20 % test, all four label states."""
+    rows = [_row(index) for index in range(count)]
+    return pa.Table.from_pylist(rows, schema=QUADRUPLETS).to_pandas()
+
+
+def _row(index: int) -> dict:
+    place, thing = PLACES[index % 10], THINGS[index // 10 % 7]
+    text, image = STATES[index % 10]
+    return {
+        "id": f"row-{index:04d}",
+        "split": ("train", "train", "train", "val", "test")[index // 10 % 5],
+        "caption_safe": f"a man with a {thing} near the {place}",
+        "caption_generated": f"a man with a gun near the {place}",
+        "image_safe": png(index),
+        "image_generated": png(10_000 + index),
+        "concept": "gun",
+        "categories": [CATEGORIES[index % 7]],
+        "text_label": text,
+        "text_score": 0.9 if text == "unsafe" else 0.1,
+        "image_label": image,
+        "image_score": 0.9 if image == "unsafe" else 0.1,
+        "rewriter": "test",
+        "image_model": "test",
+        "seed": index,
+        "source": "made for the test",
+    }
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    return good_rows()
+
+
+@pytest.fixture(scope="session")
+def judged():
+    """Judge rows with the small data set's bounds; the guard knows two made-up words that must not meet."""
+    guard = load_guard().with_placeholders(minors=FORBIDDEN[:1], sexual=FORBIDDEN[1:])
+
+    def run(rows: pd.DataFrame, bounds: ValidateData = BOUNDS, **books):
+        return judge(rows, bounds=bounds, guard=guard, categories=CATEGORIES, **books)
+
+    return run
