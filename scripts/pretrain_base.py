@@ -27,7 +27,7 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pretraining_evaluation import HeldOut, evaluate, held_out_scenes
-from pretraining_scenes import Batch, Scenery, draw_batch, glyph_set
+from pretraining_scenes import Batch, Scenery, draw_batch, glyph_set, write_captions
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,6 +38,7 @@ from safeclip.encoders.load import CONFIG, WEIGHTS, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text, cut_to_longest
 from safeclip.encoders.tokenizer import count_pieces, save_vocabulary, train_vocabulary
 from safeclip.errors import SafeclipError
+from safeclip.guard import load_guard
 from safeclip.picturebook.lexicon import LEXICON, find_entries, plural
 from safeclip.taxonomy import load_taxonomy
 
@@ -55,6 +56,7 @@ MODEL = {
     },
 }
 IMAGE_SIZE = 64
+SAFE_KEYS = ("caption", "caption_safe")
 MAX_SCALE = math.log(100.0)
 HELD_OUT = 2000
 
@@ -72,29 +74,47 @@ def english_words(count: int) -> list[str]:
     return [w for w in words if len(w) > 2 and w.isascii() and w.isalpha() and w.islower()][:count]
 
 
+def listed_captions(data: Path, keys: tuple[str, ...]) -> list[str]:
+    """The captions of captions.jsonl and of the curated pairs that stand under `keys`."""
+    return [
+        text
+        for name in ("captions.jsonl", "curated_pairs.jsonl")
+        for line in (data / name).read_text(encoding="utf-8").splitlines()
+        for key, text in json.loads(line).items()
+        if key in keys
+    ]
+
+
 def make_scenery(data: Path, scenes: HeldOut) -> Scenery:
-    """Phrases of the taxonomy that can be drawn, words that cannot, and the glyph sets to keep unseen."""
+    """Phrases of the taxonomy that can be drawn, words that cannot, and the glyph sets to keep unseen.
+
+    The words come from the data's own safe captions and no other list, so that chance cannot put a word beside
+    an unsafe phrase that the content policy keeps apart from it.
+    """
+    guard = load_guard()
     phrases = [phrase.text for phrase in load_taxonomy(data / "taxonomy.yaml").phrases]
     known = {part for entry in LEXICON for word in entry.words for part in f"{word} {plural(word)}".split()}
-    fillers = [w for w in english_words(6000) if w not in known and not find_entries(w)]
+    words = {word for text in listed_captions(data, SAFE_KEYS) for word in text.lower().split()} - known
     return Scenery(
         phrases=tuple(text for text in phrases if find_entries(text)),
-        fillers=tuple(fillers),
+        fillers=tuple(
+            w for w in sorted(words) if w.isalpha() and not find_entries(w) and not guard.names_minor(w)
+        ),
         held_out=frozenset(map(glyph_set, (*scenes.safe, *scenes.unsafe))),
     )
 
 
 def write_tokenizer(folder: Path, data: Path, scenery: Scenery, seed: int) -> None:
     """Train the vocabulary on drawn captions, the data's own captions and common English words."""
-    drawn = [c for step in range(20) for c in draw_batch(scenery, seed, -1 - step + 2**31, 256, 16).captions]
-    listed = [
-        text
-        for name in ("captions.jsonl", "curated_pairs.jsonl")
-        for line in (data / name).read_text(encoding="utf-8").splitlines()
-        for key, text in json.loads(line).items()
-        if key.startswith("caption")
-    ]
-    pieces = count_pieces([*drawn, *listed, *scenery.phrases, *(f"{w}" for e in LEXICON for w in e.words)])
+    drawn = [c for step in range(20) for c in write_captions(scenery, seed, 10**6 + step, 256)]
+    pieces = count_pieces(
+        [
+            *drawn,
+            *listed_captions(data, (*SAFE_KEYS, "caption_unsafe")),
+            *scenery.phrases,
+            *(w for e in LEXICON for w in e.words),
+        ]
+    )
     for rank, word in enumerate(english_words(6000)):
         pieces[word] += max(1, 6000 // (rank + 10))
     save_vocabulary(folder, train_vocabulary(pieces, VOCABULARY_SIZE), MODEL["text_cfg"]["context_length"])
@@ -127,7 +147,7 @@ class Trainer:
         decay = [p for p in self.model.parameters() if p.ndim > 1]
         rest = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=True)
         self.args, self.step, self.file = args, 0, run / "checkpoint.pt"
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{run / 'parts'}")
         self.mean = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
@@ -144,7 +164,11 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint beside the old one, then put it in its place."""
         partial = self.file.with_suffix(".partial")
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
         torch.save(state, partial)
         os.replace(partial, self.file)
 
@@ -200,7 +224,9 @@ def batches(scenery: Scenery, args: argparse.Namespace, start: int) -> Iterator[
 
 def run_folder(args: argparse.Namespace) -> Path:
     """Where this run keeps its state; other arguments that shape the result, other folder."""
-    shaping = {k: str(v) for k, v in vars(args).items() if k not in ("out", "work", "export_every", "workers")}
+    shaping = {
+        k: str(v) for k, v in vars(args).items() if k not in ("out", "work", "export_every", "workers")
+    }
     key = hashlib.sha256(json.dumps([shaping, MODEL], sort_keys=True).encode()).hexdigest()[:12]
     return args.work / key
 
@@ -240,7 +266,9 @@ def _train(trainer: Trainer, scenery: Scenery, args: argparse.Namespace, run: Pa
             trainer.save()
         if args.export_every and trainer.step % args.export_every == 0:
             export(trainer.model, run, args.out)
-            tqdm.write(f"step {trainer.step}: {json.dumps(evaluate(load_encoder(args.out), scenes, args.seed))}")
+            tqdm.write(
+                f"step {trainer.step}: {json.dumps(evaluate(load_encoder(args.out), scenes, args.seed))}"
+            )
     trainer.save()
     bar.close()
 
@@ -253,7 +281,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add: Any = parser.add_argument
     add("--out", type=Path, default=Path("data/base_encoder"), help="folder to write (default: %(default)s)")
-    add("--data", type=Path, default=Path("data"), help="folder with taxonomy and captions (default: %(default)s)")
+    add(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        help="folder with taxonomy and captions (default: %(default)s)",
+    )
     add("--work", type=Path, default=Path("work/pretrain_base"), help="checkpoints (default: %(default)s)")
     add("--steps", type=int, default=1200, help="optimisation steps (default: %(default)s)")
     add("--batch-size", type=int, default=256, help="scenes a step (default: %(default)s)")
@@ -262,7 +295,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="torch threads; part of the result (default: %(default)s)")
     add("--workers", type=int, default=1, help="processes that draw (default: %(default)s)")
     add("--checkpoint-every", type=int, default=50, help="steps between checkpoints (default: %(default)s)")
-    add("--export-every", type=int, default=0, help="write and measure --out every so many steps (0: at the end)")
+    add(
+        "--export-every",
+        type=int,
+        default=0,
+        help="write and measure --out every so many steps (0: at the end)",
+    )
     return parser.parse_args(argv)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +19,10 @@ from safeclip.picturebook.grammar import safe_scene, single_scene, unsafe_scene
 from safeclip.picturebook.lexicon import LEXICON, Entry, find_entries, plural
 from safeclip.picturebook.templates import ADJECTIVES
 
+T = TypeVar("T")
 STYLES = ("photo", "generated")
+SINGLE_SHARE, SINGLE_STEPS = 0.08, 200  # share of single things at last, and steps until then
+SCENE_SHARES = (0.43, 0.27, 0.30)  # safe, unsafe, rewritten
 _CONNECTORS = (" with ", " and ", " next to ", " near ", " holding ", " behind ", ", ")
 _ADJECTIVE = "|".join(sorted({word for words in ADJECTIVES.values() for word in words}))
 _UNSAFE_WORDS = tuple(word for entry in LEXICON if entry.unsafe for word in entry.words)
@@ -26,7 +30,7 @@ _UNSAFE_WORDS = tuple(word for entry in LEXICON if entry.unsafe for word in entr
 
 @dataclass(frozen=True)
 class Scenery:
-    """What captions are made of: the taxonomy's phrases, words without a glyph, and glyph sets kept unseen."""
+    """What captions are made of: the taxonomy's phrases, words without a glyph, glyph sets kept unseen."""
 
     phrases: tuple[str, ...]
     fillers: tuple[str, ...]
@@ -48,29 +52,38 @@ def glyph_set(caption: str) -> frozenset[str]:
 
 def draw_batch(scenery: Scenery, seed: int, step: int, size: int, image_size: int) -> Batch:
     """The batch of one training step: `size` scenes, none of a held-out glyph set and no set twice."""
-    rng = np.random.default_rng((seed, step))
+    captions = write_captions(scenery, seed, step, size)
+    rng = np.random.default_rng((seed, step, 1))
+    drawn = [
+        paint(caption, STYLES[int(rng.integers(2))], int(rng.integers(2**31)), image_size)[0]
+        for caption in captions
+    ]
+    return Batch(captions, np.stack(drawn))
+
+
+def write_captions(scenery: Scenery, seed: int, step: int, size: int) -> list[str]:
+    """The captions of one step's batch."""
+    rng = np.random.default_rng((seed, step, 0))
     captions: dict[frozenset[str], str] = {}
     while len(captions) < size:
-        caption = _disturb(_caption(rng, scenery), rng, scenery)
+        caption = _disturb(_caption(rng, scenery, step), rng, scenery)
         key = glyph_set(caption)
         if key and key not in scenery.held_out:
             captions.setdefault(key, caption)
-    drawn = [
-        paint(caption, STYLES[int(rng.integers(2))], int(rng.integers(2**31)), image_size)[0]
-        for caption in captions.values()
-    ]
-    return Batch(list(captions.values()), np.stack(drawn))
+    return list(captions.values())
 
 
-def _caption(rng: np.random.Generator, scenery: Scenery) -> str:
-    makers: tuple[tuple[float, Callable[[], str]], ...] = (
-        (0.40, lambda: safe_scene(rng).caption),
-        (0.25, lambda: unsafe_scene(rng).caption),
-        (0.27, lambda: rewritten(safe_scene(rng).caption, rng, scenery.phrases)),
-        (0.08, lambda: single_scene(rng).caption),
+def _caption(rng: np.random.Generator, scenery: Scenery, step: int) -> str:
+    """Single things are frequent at first: names are learnt from them sooner than from whole scenes."""
+    single = max(SINGLE_SHARE, 0.5 * (1 - step / SINGLE_STEPS))
+    if rng.random() < single:
+        return single_scene(rng).caption
+    makers: tuple[Callable[[], str], ...] = (
+        lambda: safe_scene(rng).caption,
+        lambda: unsafe_scene(rng).caption,
+        lambda: rewritten(safe_scene(rng).caption, rng, scenery.phrases),
     )
-    choice = rng.choice(len(makers), p=[share for share, _ in makers])
-    return makers[int(choice)][1]()
+    return makers[int(rng.choice(len(makers), p=SCENE_SHARES))]()
 
 
 def rewritten(caption: str, rng: np.random.Generator, phrases: Sequence[str]) -> str:
@@ -100,5 +113,5 @@ def _disturb(caption: str, rng: np.random.Generator, scenery: Scenery) -> str:
     return text + ("." if rng.random() < 0.2 else "")
 
 
-def _pick(options: Sequence, rng: np.random.Generator):  # noqa: ANN202
+def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
     return options[int(rng.integers(len(options)))]

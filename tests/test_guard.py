@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeclip.errors import GuardError
@@ -18,6 +18,7 @@ from safeclip.taxonomy import load_taxonomy
 
 DATA = Path(__file__).parents[1] / "data"
 MINOR, SEXUAL = "vozgaltib", "trelkinso"  # made up
+steady = settings(deadline=None, derandomize=True)
 GUARD = load_guard().with_placeholders(minors=[MINOR], sexual=[SEXUAL])
 
 LOOK_ALIKES = {
@@ -41,12 +42,14 @@ def disguised(draw: st.DrawFn, word: str) -> str:
     return "".join(letter + gap for letter, gap in zip(letters, gaps, strict=True))
 
 
+@steady
 @given(minor=disguised(MINOR), sexual=disguised(SEXUAL), joined=st.sampled_from([" and ", ", ", "\n"]))
 def test_disguised_words_of_both_lists_trip_the_guard(minor: str, sexual: str, joined: str) -> None:
     assert GUARD.trips(f"a {minor}{joined}a {sexual} near the river")
     assert GUARD.trips(f"a {sexual}{joined}a {minor} near the river")
 
 
+@steady
 @given(minor=disguised(MINOR))
 def test_a_minor_alone_is_fine_but_takes_no_sexual_concept(minor: str) -> None:
     caption = f"a {minor} plays by the river"
@@ -56,12 +59,14 @@ def test_a_minor_alone_is_fine_but_takes_no_sexual_concept(minor: str) -> None:
     assert not GUARD.allows(caption, ["violence", "sexual"])
 
 
+@steady
 @given(sexual=disguised(SEXUAL))
 def test_a_sexual_word_alone_is_a_category_not_a_breach(sexual: str) -> None:
     assert GUARD.is_sexual(f"a {sexual} in the city")
     assert not GUARD.trips(f"a {sexual} in the city", ["sexual"])
 
 
+@steady
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
 def test_any_text_gets_an_answer(text: str) -> None:
     assert GUARD.trips(text) in (True, False)
@@ -73,7 +78,7 @@ def test_ordinary_words_that_contain_a_listed_one_do_not_trip(text: str) -> None
     assert not GUARD.is_sexual(text)
 
 
-@pytest.mark.parametrize("age", ["a 12-year-old", "aged 9", "fourteen years old", "under 18", "１６ y.o.", "turned 15"])
+@pytest.mark.parametrize("age", ["a 12-year-old", "aged 9", "fourteen years old", "under 18", "under-18s", "１６ y.o.", "turned 15"])
 def test_an_age_under_18_names_a_minor(age: str) -> None:
     assert GUARD.names_minor(f"somebody {age}")
     assert GUARD.trips(f"somebody {age} and {SEXUAL}")

@@ -52,6 +52,7 @@ print(f"{name} begins", flush=True)
 for percent in range(0, 100, 10):
     print(f"progress {percent}%", end="\\r", file=sys.stderr)
 print(file=sys.stderr)
+began = time.time()
 Path(f"{name}.pid").write_text(str(os.getpid()))
 if params.get("seconds"):
     time.sleep(params["seconds"])
@@ -61,7 +62,7 @@ if params.get("fails"):
 text = "".join(Path(path).read_text() for path in inputs)
 (out / "out.txt").write_text(text)
 with open(f"{name}.runs", "a") as runs:
-    runs.write(f"{time.time()}\\n")
+    runs.write(f"{began} {time.time()}\\n")
 if name == "gate":
     rules = [{"id": "r", "metric": "m", "bound": 1.0, "passed": params["passes"]}]
     (out / "verdict.json").write_text(json.dumps({"passed": params["passes"], "rules": rules}))
@@ -75,7 +76,7 @@ def make_toy(folder: Path) -> Path:
     for name in ("data", "stages", "flows"):
         (folder / name).mkdir(parents=True)
     shutil.copy(PROJECT / "flows" / "retrain.py", folder / "flows")
-    (folder / "dvc.yaml").write_text(STAGES.replace("cmd: python ", f"cmd: {sys.executable} "))
+    (folder / "dvc.yaml").write_text(STAGES)
     (folder / "stages" / "step.py").write_text(STEP)
     (folder / "data" / "words.txt").write_text("words\n")
     (folder / "params.yaml").write_text("seed: 1\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The whole chain as the Prefect flow `retrain`, with a Prefect server of its own if none is configured."""
-    from safeclip.pipeline.graph import project_root
+    from safeclip.pipeline.graph import load_graph, project_root
     from safeclip.pipeline.temporary_server import TemporaryServer, api_is_configured
     from safeclip.settings import load_settings
 
@@ -39,13 +40,12 @@ def run(options: argparse.Namespace) -> int:
     if api_is_configured():
         return _flow(root)()
     server = TemporaryServer(root)
-    try:
-        os.environ["PREFECT_API_URL"] = server.api_url
-        flow = _flow(root)  # imports Prefect while the server starts
-        server.ready()
-        return flow()
-    finally:
-        server.stop()
+    atexit.register(server.stop)  # before Prefect registers its own: it sends its last log lines at exit
+    os.environ["PREFECT_API_URL"] = server.api_url
+    flow = _flow(root)  # imports Prefect and DVC while the server starts
+    load_graph(root)
+    server.ready()
+    return flow()
 
 
 def _flow(root: Path) -> Callable[[], int]:

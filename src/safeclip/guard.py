@@ -1,10 +1,10 @@
 """The content guard: no text that names a minor together with anything sexual gets past it.
 
 Both sides are word lists (guard_terms.yaml). A text is folded before it is compared: compatibility forms and
-accents (NFKD), look-alike letters of other scripts, case, digits and signs used for letters, possessives; then
-every run of neighbouring words is compared joined together, which undoes spacing and punctuation put between
-letters and still respects word boundaries ("kidney", "Essex"). `i` and `l` fold to one letter, since `1`, `!`
-and `|` stand for both.
+accents (NFKD), look-alike letters of other scripts, case, possessives; then listed words are followed through
+it across spacing and punctuation put between their letters, digits and signs standing for letters or for gaps.
+A word must begin and end at a boundary ("kidney" and "Essex" hold none). `i` and `l` are one letter, since `1`,
+`!` and `|` stand for both.
 
 The guard is deliberately the same for requests, answers, mutations and served queries, and it errs towards
 refusing: the cost of a false alarm is one row.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ruamel.yaml.error import YAMLError
 from safeclip.errors import GuardError
 
 TERMS_FILE = Path(__file__).with_name("guard_terms.yaml")
-TERMS_SHA256 = "d8ebcab956fd3ca14d69bb9e7b5d5de40bf3161f14eb4d3c9f7355403ee5c1fa"
+TERMS_SHA256 = "9f5214524c5ab511d8c4fd69d5beb2d2bc6ec052c1dcb78562bf170eb5a952ab"
 _LISTS = ("minors", "sexual", "coded")
 _MINOR, _SEXUAL = 1, 2
 
@@ -41,22 +41,22 @@ _HOMOGLYPHS = {ord(sign): letter for letter, signs in _LOOK_ALIKES.items() for s
     for start in (0x1F150, 0x1F170, 0x1F1E6)
     for offset in range(26)
 }
-_LEET_SIGNS = "0123456789!|@$+€"
-_LEET = str.maketrans(_LEET_SIGNS + "l", "oizeasgtbgiiaste" + "i")
-_LEET_SET = re.escape(_LEET_SIGNS)
-_HAS_LEET = re.compile(f"[{_LEET_SET}]")
-_TRAILING_LEET = re.compile(f"[{_LEET_SET}]+(?![{_LEET_SET}]*[a-z])")
+_LEET = dict(zip("0123456789!|@$+€", "oizeasgtbgiiaste", strict=True))
+_SIGNS = re.escape("".join(_LEET))
+_PIECE = re.compile(f"[a-z]+|[{_SIGNS}]|[^a-z{_SIGNS}]+")
 _POSSESSIVE = re.compile(r"['’`´]s\b")
 _WORD = re.compile("[a-z]+")
 _STRETCHED = re.compile(r"(.)\1{2,}")
+_NONE: Set[str] = frozenset()
+_FRESH: Set[str] = frozenset([""])
 _COUNTS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 ).split()
 _AGE = rf"(?:1[0-7]|[0-9]|{'|'.join(_COUNTS)})"
 _UNDER_AGE = re.compile(
     rf"\b{_AGE}[\W_]*(?:(?:years?|yrs?)[\W_]*olds?|y[\W_]*o|months?[\W_]*olds?)\b"
-    rf"|\b(?:aged?|turn(?:s|ed|ing))[\W_]+{_AGE}\b"
-    r"|\bunder[\W_]*(?:18|eighteen)\b"
+    rf"|\b(?:age[ds]?|turn(?:s|ed|ing))[\W_]+{_AGE}\b"
+    r"|\bunder[\W_]*(?:18|eighteen)s?\b"
 )
 
 
@@ -68,22 +68,19 @@ def fold(text: str) -> str:
     return _POSSESSIVE.sub("s", text.casefold())
 
 
-def _readings(folded: str) -> Iterable[list[str]]:
-    """The words of the text: signs and digits read as letters, only before letters, and as gaps."""
-    yield _WORD.findall(folded.translate(_LEET))
-    if _HAS_LEET.search(folded):
-        yield _WORD.findall(_TRAILING_LEET.sub(" ", folded).translate(_LEET))
-        yield _WORD.findall(_HAS_LEET.sub(" ", folded).translate(_LEET))
+def _readings(folded: str) -> Iterable[str]:
+    """The text with `l` as `i`; with letters written three times or more also once and twice."""
+    folded = folded.replace("l", "i")
+    yield folded
     if _STRETCHED.search(folded):
-        for kept in (r"\1", r"\1\1"):
-            yield _WORD.findall(_STRETCHED.sub(kept, folded).translate(_LEET))
+        yield from (_STRETCHED.sub(kept, folded) for kept in (r"\1", r"\1\1"))
 
 
 def _forms(term: str) -> set[str]:
-    """The folded singular and plurals of one listed word."""
+    """The folded singular and plurals of one listed entry, its words joined."""
     word = "".join(_WORD.findall(fold(term)))
     plurals = {word + "s", word + "z", word + "es", word[:-1] + "ies" if word.endswith("y") else word}
-    return {form.translate(_LEET) for form in {word} | plurals}
+    return {form.replace("l", "i") for form in {word} | plurals}
 
 
 class Guard:
@@ -96,7 +93,7 @@ class Guard:
             for form in set().union(*map(_forms, terms)):
                 self._meaning[form] = self._meaning.get(form, 0) | flag
         self._coded = frozenset(self._lists[2])
-        self._starts = frozenset(form[:end] for form in self._meaning for end in range(1, len(form)))
+        self._begun = frozenset(form[:end] for form in self._meaning for end in range(1, len(form) + 1))
 
     def names_minor(self, text: str) -> bool:
         """Whether the text names a minor, by a listed word or by an age under 18."""
@@ -129,24 +126,39 @@ class Guard:
         return Guard(self._lists[0] + tuple(minors), self._lists[1] + tuple(sexual), self._lists[2])
 
     def _listed(self, folded: str) -> int:
+        """Flags of all listed words in the folded text."""
         meaning = 0
-        for words in _readings(folded):
-            meaning |= self._meaning_of(words)
+        for reading in _readings(folded):
+            meaning |= self._scan(reading)
         return meaning
 
-    def _meaning_of(self, words: list[str]) -> int:
-        """Flags of all listed words, each looked for in one word or in neighbours joined together."""
-        found = 0
-        for start, word in enumerate(words):
-            found |= self._meaning.get(word, 0)
-            if _digest(word) in self._coded:
-                found |= _MINOR | _SEXUAL
-            for following in words[start + 1 :] if word in self._starts else ():
-                word += following
-                found |= self._meaning.get(word, 0)
-                if word not in self._starts:
-                    break
-        return found
+    def _scan(self, text: str) -> int:
+        """Follow every listed word that may have begun; what is not a letter ends it or stands inside it.
+
+        A digit or sign is tried both as the letter it stands for and as a gap.
+        """
+        found, begun, after_letters = 0, _NONE, False
+        for piece in _PIECE.findall(text):
+            if "a" <= piece[0] <= "z":
+                if _digest(piece) in self._coded:
+                    found |= _MINOR | _SEXUAL
+                begun = self._continue({*begun, ""} if begun else _FRESH, piece)
+                after_letters = True
+                continue
+            found |= self._flags(begun)
+            if piece in _LEET:
+                begun = begun | self._continue(begun if after_letters else {*begun, ""}, _LEET[piece])
+            after_letters = False
+        return found | self._flags(begun)
+
+    def _continue(self, begun: Set[str], letters: str) -> Set[str]:
+        return {start + letters for start in begun if start + letters in self._begun}
+
+    def _flags(self, words: Set[str]) -> int:
+        flags = 0
+        for word in words:
+            flags |= self._meaning.get(word, 0)
+        return flags
 
 
 @lru_cache(maxsize=50_000)

@@ -120,7 +120,7 @@ class Lora(Section):
 class Finetune(Section):
     """LoRA fine-tuning under a chosen objective."""
 
-    objective: Literal["relative", "safe_clip"] = "relative"
+    objective: Literal["relative", "safe_clip", "safer_clip", "shield_clip"] = "relative"
     weights: dict[str, Weight] = Field(default_factory=dict)  # by loss name; the objective's own otherwise
     lora: Lora = Lora()
     steps: Positive = 320

@@ -68,7 +68,9 @@ def test_only_the_factors_receive_gradients_and_every_factor_does(encoder):
     add_lora(encoder.model, rank=4, alpha=4)
     randomise(encoder.model)
     tokens = encoder.tokenize(CAPTIONS)
-    loss = encoder.model.encode_text(tokens).sum() + encoder.model.encode_image(torch.rand(2, 3, 16, 16)).sum()
+    loss = (
+        encoder.model.encode_text(tokens).sum() + encoder.model.encode_image(torch.rand(2, 3, 16, 16)).sum()
+    )
     loss.backward()
     with_gradient = {name for name, value in encoder.model.named_parameters() if value.grad is not None}
     assert with_gradient == set(adapter_parameters(encoder.model))

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from safeclip.training.rows import prepare_rows
 from safeclip.training.teacher import embed_quadruplets
 from tests.training.tiny import tiny_encoder, tiny_table
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models are slower on several threads, and sums change their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

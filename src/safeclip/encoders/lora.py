@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from safeclip.errors import ModelError
 FORMAT = "safeclip-lora-1"
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float, *, query: bool = True, seed: int = 0) -> None:
+def add_lora(model: CLIP, rank: int, alpha: float, *, query: bool = True, seed: int = 0) -> None:
     """Freeze an open_clip model and put low-rank updates into both towers, in place.
 
     Args:
@@ -50,17 +52,22 @@ def add_lora(model: nn.Module, rank: int, alpha: float, *, query: bool = True, s
         raise ModelError(
             f"{type(model).__name__} is not a ViT with a text transformer of open_clip; choose such a model"
         )
-    model.lora_config = {"rank": rank, "alpha": alpha, "query": query}  # type: ignore[assignment]
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The transformer blocks, by the shape that open_clip gives them: `attn` and an `mlp` of two linears."""
-    found = [(name, module) for name, module in model.named_modules() if hasattr(module, "mlp")]
-    return [(name, block) for name, block in found if isinstance(block.attn, nn.MultiheadAttention)]
+def _config(model: nn.Module) -> dict[str, Any]:
+    """Rank, alpha and query of an adapted model, read off its attention layers, which are all alike."""
+    layer = next(layer for _, layer in _lora_layers(model) if isinstance(layer, LoraAttention))
+    return {"rank": layer.rank, "alpha": layer.rank * layer.scale, "query": layer.parts == 3}
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, ResidualAttentionBlock]]:
+    return [
+        (name, block) for name, block in model.named_modules() if isinstance(block, ResidualAttentionBlock)
+    ]
 
 
 def _adapt_block(
-    name: str, block: nn.Module, rank: int, scale: float, generator: torch.Generator, query: bool
+    name: str, block: ResidualAttentionBlock, rank: int, scale: float, generator: torch.Generator, query: bool
 ) -> str:
     attention = block.attn
     if attention.in_proj_weight is None or not attention.batch_first:
@@ -71,7 +78,7 @@ def _adapt_block(
     return name
 
 
-def _adapt_patches(model: nn.Module, rank: int, scale: float, generator: torch.Generator) -> bool:
+def _adapt_patches(model: CLIP, rank: int, scale: float, generator: torch.Generator) -> bool:
     convolution = getattr(model.visual, "conv1", None)
     if not isinstance(convolution, nn.Conv2d) or convolution.bias is not None:
         return False
@@ -94,7 +101,7 @@ def save_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
     if not factors:
         raise ModelError("the model carries no adapter; call add_lora first")
     # one key that holds JSON: safetensors writes several keys in a random order
-    metadata = json.dumps({"base_digest": base_digest, **model.lora_config}, sort_keys=True)
+    metadata = json.dumps({"base_digest": base_digest, **_config(model)}, sort_keys=True)
     partial = path.with_name(f".{path.name}.partial")
     save_file(factors, partial, metadata={FORMAT: metadata})
     os.replace(partial, path)
@@ -119,7 +126,8 @@ def load_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
     if metadata["base_digest"] != base_digest:
         made_for, given = metadata["base_digest"][:12], base_digest[:12]
         raise ModelError(
-            f"{path}: made for base encoder {made_for}, but this one is {given}; fine-tune again or load that base"
+            f"{path}: made for base encoder {made_for}, but this one is {given}; "
+            "fine-tune again or load that base"
         )
     add_lora(model, metadata["rank"], metadata["alpha"], query=metadata["query"])
     with _open(path) as file:
@@ -159,7 +167,8 @@ def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 def load_candidate(base_spec: str | Path, adapter_path: Path) -> Encoder:
     """The base encoder with the adapter merged into its weights: a plain open_clip model again.
 
-    Its digest is a hash of the base's digest and of the adapter file. `ModelError` for another base's adapter.
+    Its digest is a hash of the base's digest and of the adapter file. `ModelError` if the adapter belongs to
+    another base.
     """
     adapted, plain = load_encoder(base_spec), load_encoder(base_spec)
     load_adapter(adapted.model, adapter_path, base_digest=adapted.digest)

@@ -34,7 +34,7 @@ class CutTextCLIP(CLIP):
 
 
 def accept_cut_text(model: nn.Module) -> bool:
-    """Let `model` take cut batches, in place; False where cutting would not be exact (it then stays as it is).
+    """Let `model` take cut batches, in place; False, and untouched, where cutting would not be exact.
 
     Exact needs a causal mask and pooling at the end token: every CLIP of that layout, not SigLIP or CoCa.
     """

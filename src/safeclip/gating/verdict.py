@@ -85,7 +85,7 @@ def check_metrics(evidence: Evidence) -> RuleResult:
 
 def _holds(evidence: Evidence, model: str, path: str, value: Any) -> bool:
     measured = evidence.found.get(path)
-    if measured is None or model not in measured.values or not is_number(value):
+    if measured is None or not measured.n or model not in measured.values or not is_number(value):
         return False
     return same_number(value, float(measured.values[model].mean()))
 

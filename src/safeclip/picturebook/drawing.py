@@ -42,8 +42,8 @@ _LAYOUTS: dict[int, tuple[tuple[float, float, float], ...]] = {
 # offsets and scale of the copies for "two" and "three"
 _COPIES: dict[int, tuple[tuple[float, float, float], ...]] = {
     1: ((0.0, 0.0, 1.0),),
-    2: ((-0.24, -0.12, 0.62), (0.24, 0.12, 0.62)),
-    3: ((-0.27, 0.2, 0.54), (0.0, -0.22, 0.54), (0.27, 0.2, 0.54)),
+    2: ((-0.3, -0.14, 0.58), (0.3, 0.14, 0.58)),
+    3: ((-0.31, 0.24, 0.5), (0.0, -0.27, 0.5), (0.31, 0.24, 0.5)),
 }
 
 

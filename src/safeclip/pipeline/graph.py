@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,6 +24,7 @@ Graph = dict[str, tuple[str, ...]]
 """Stage name -> names of the stages it needs; every stage comes after those it needs."""
 
 VERDICT = Path("results/gate/verdict.json")
+_one_at_a_time = threading.Lock()  # DVC's own lock polls every half second; the threads of a flow need not
 
 
 def project_root(start: Path | str = ".") -> Path:
@@ -48,8 +50,11 @@ def changes(root: Path, name: str) -> list[str]:
 
     Only its own inputs, outputs, params and command count: ask again after the stages it needs have run.
     """
-    with _repo(root) as repo, repo.lock:
-        status = _find(repo, name).status()
+    with _one_at_a_time, _repo(root) as repo, repo.lock:
+        stage = _find(repo, name)
+        if stage.deps and not any(dependency.hash_info for dependency in stage.deps):
+            return ["never run"]
+        status = stage.status()
     return [phrase for entries in status.values() for entry in entries for phrase in _phrases(entry)]
 
 

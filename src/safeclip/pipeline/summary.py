@@ -37,7 +37,8 @@ def summary_lines(root: Path) -> list[str]:
         lines += [f"Bento   {BENTO}", "", "next    safeclip report --open    read the page"]
         lines += ["        safeclip serve            serve the Bento over HTTP"]
     else:
-        lines += ["Bento   none: the gate did not pass", "", "next    safeclip report --open    see why"]
+        why = "nothing was packaged" if _passed(verdict) else "the gate did not pass"
+        lines += [f"Bento   none: {why}", "", "next    safeclip report --open    see why"]
     return lines[:MOST_LINES]
 
 

@@ -34,7 +34,7 @@ ADAPTER = RESULTS / "tune_rewriter" / "adapter"
 
 
 def rewrite_captions(settings: Settings) -> None:
-    """data/ and the adapter -> results/rewrite_captions/{captions.parquet, quarantine.parquet, counts.json}."""
+    """data/ and the adapter -> results/rewrite_captions/{captions, quarantine}.parquet and counts.json."""
     guard, data = load_guard(), Path(settings.data.path)
     limits = {"train": settings.data.train, "val": settings.data.val, "test": settings.data.test}
     captions = select_captions(load_captions(data / "captions.jsonl"), limits)

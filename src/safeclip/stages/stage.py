@@ -20,10 +20,10 @@ RESULTS = Path("results")
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Ask the kernel (Linux) to kill this process when its parent dies, so that no orphan keeps writing."""
+def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel (Linux) to signal this process when its parent dies, so that no orphan keeps writing."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
 
 
 def main(body: Callable[[Settings], None]) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 
 from safeclip.errors import DataError
@@ -53,7 +54,8 @@ def validate_data(settings: Settings) -> None:
     _write(judgement, summary, settings.validate_data.sample_rows)
 
 
-def _without_rejected(rows, quarantine: pa.Table):  # type: ignore[no-untyped-def]
+def _without_rejected(rows: pd.DataFrame, quarantine: pa.Table) -> pd.DataFrame:
+    """Captions whose pictures were quarantined have no part in the data set any more."""
     return rows[~rows["id"].isin(quarantine["id"].to_pylist())].reset_index(drop=True)
 
 

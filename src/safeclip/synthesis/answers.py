@@ -1,8 +1,8 @@
 """What becomes of a language model's answer: a caption, a rejected row with its reason, or nothing at all.
 
 An answer that trips the content guard is destroyed: counted, never written, not even to a checkpoint. Any
-other bad answer is quarantined (its reason is kept, its text is not). A changed caption without an unsafe word
-in it is a row like any other: the label says what it is.
+other bad answer is quarantined (its reason is kept, its text is not). A changed caption without an unsafe
+word in it is a row like any other: the label says what it is.
 """
 
 from __future__ import annotations

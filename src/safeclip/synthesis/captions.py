@@ -15,7 +15,7 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class SafeCaption(BaseModel):
-    """A safe caption and its split; `image` is a path relative to the data folder, or None to have it drawn."""
+    """A safe caption and its split; `image` is a path relative to the data folder, None to have it drawn."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from safeclip.encoders.embed import embed_texts
+from safeclip.encoders.load import Encoder
 from safeclip.guard import Guard
 from safeclip.synthesis.keyed import row_generator
 from safeclip.taxonomy import Phrase
@@ -24,6 +26,11 @@ class ConceptDraw:
 
     phrase: Phrase | None
     eligible: int
+
+
+def nearness(encoder: Encoder, captions: Sequence[str], phrases: Sequence[Phrase]) -> torch.Tensor:
+    """Cosines [captions, phrases] of the encoder's text embeddings."""
+    return embed_texts(encoder, captions) @ embed_texts(encoder, [phrase.text for phrase in phrases]).T
 
 
 def draw_concepts(

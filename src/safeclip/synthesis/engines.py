@@ -1,8 +1,8 @@
 """Engines that rewrite captions. A rewriter turns a list of requests into texts, in the same order.
 
-The engine in process runs transformers on one micro-batch at a time. What it answers depends on the micro-batch
-(floating point does) and on noise keyed by (project seed, row id, position), and on nothing else: not on what
-ran before, not on the process. Another engine is one more class with `name`, ` `rewrite`.
+The engine in process runs transformers on one micro-batch at a time. What it answers depends on the
+micro-batch (floating point does) and on noise keyed by (project seed, row id, position), and on nothing else:
+not on what ran before, not on the process. Another engine is one more class with `name` and `rewrite`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.keyed import gumbel, row_key
@@ -54,17 +60,20 @@ class Rewriter(Protocol):
 class TransformersRewriter:
     """The tuned language model in this process; batched, padded on the left, sampled with keyed noise."""
 
-    def __init__(self, folder: str, adapter: Path, settings: RewriteCaptions, *, name: str, seed: int) -> None:
+    def __init__(
+        self, folder: str, adapter: Path, settings: RewriteCaptions, *, name: str, seed: int
+    ) -> None:
         self.name = name
         self._settings = settings
         self._seed = seed
         self._tokenizer = load_tokenizer(folder)
         self._model = load_rewriter(folder, adapter, getattr(torch, settings.dtype))
-        self._newlines = _tokens_with_newline(self._tokenizer)
+        ends = [*_tokens_with_newline(self._tokenizer), self._tokenizer.eos_token_id]
+        self._ends = torch.tensor(ends, device=self._model.device)
 
     @torch.inference_mode()
     def rewrite(self, requests: Sequence[RewriteRequest]) -> list[RewriteAnswer]:
-        """Answers to one micro-batch; each ends at its first line's end, its end token or the length limit."""
+        """Answers to one micro-batch; each ends with its first line, its end token or at the length limit."""
         prompts = [
             self._tokenizer.apply_chat_template(
                 prompt_messages(request.caption, request.concept), tokenize=False, add_generation_prompt=True
@@ -83,10 +92,28 @@ class TransformersRewriter:
             max_new_tokens=self._settings.max_new_tokens,
             pad_token_id=self._tokenizer.pad_token_id,
             logits_processor=LogitsProcessorList([sampler]),
-            stopping_criteria=StoppingCriteriaList([_LineEnd(self._newlines)]),
+            stopping_criteria=StoppingCriteriaList([_LineEnd(self._ends)]),
         )
-        texts = self._tokenizer.batch_decode(tokens[:, width:], skip_special_tokens=True)
-        return [RewriteAnswer(request.id, text) for request, text in zip(requests, texts, strict=True)]
+        said = tokens[:, width:]
+        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
+        complete = torch.isin(said, self._ends).any(-1).tolist()
+        return [
+            RewriteAnswer(request.id, text, done)
+            for request, text, done in zip(requests, texts, complete, strict=True)
+        ]
+
+
+def answers_digest(folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int) -> str:
+    """SHA-256 of all that decides an answer, the request apart: weights, settings, seed, code, versions."""
+    modules = (__file__, answers.__file__, keyed.__file__, language_model.__file__, prompts.__file__)
+    parts = [
+        settings.model_dump_json(),
+        f"seed {seed} threads {threads} torch {torch.__version__} transformers {transformers.__version__}",
+        language_model.folder_digest(folder),
+        language_model.folder_digest(adapter),
+        *(Path(module).read_text(encoding="utf-8") for module in modules),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 class KeyedSampler(LogitsProcessor):
@@ -117,8 +144,13 @@ class KeyedSampler(LogitsProcessor):
 class _LineEnd(StoppingCriteria):
     """A caption is one line: stop a row at the first token that holds a line's end."""
 
-    def __init__(self, newlines: torch.Tensor) -> None:
-        self._newlines = newlines
+    def __init__(self, ends: torch.Tensor) -> None:
+        self._ends = ends
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-        return torch.isin(input_ids[:, -1], self._newlines.to(input_ids.device))
+        return torch.isin(input_ids[:, -1], self._ends)
+
+
+def _tokens_with_newline(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return [token for token, text in enumerate(texts) if "\n" in text]

@@ -1,8 +1,8 @@
 """Engines that turn captions into pictures. A caption that cannot be drawn is refused, row by row.
 
-The picture book draws what a caption names. As a real image model does, it sometimes misses the point: a share
-of its pictures (`misrender`) shows the opposite of what the caption asks, unsafe glyphs left out, or one added
-to a harmless caption. Another engine is one more class with `name` and `render`.
+The picture book draws what a caption names. As a real image model does, it sometimes misses the point: a
+share of its pictures (`misrender`) shows the opposite of what the caption asks, with the unsafe glyphs left
+out, or with one added to a harmless caption. Another engine is one more class with `name` and `render`.
 """
 
 from __future__ import annotations
@@ -91,4 +91,6 @@ def read_image(root: Path, row_id: str, path: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise DataError(f"{row_id}: image {path!r} cannot be read ({error.strerror}); restore the file") from None
+        raise DataError(
+            f"{row_id}: image {path!r} cannot be read ({error.strerror}); restore the file"
+        ) from None

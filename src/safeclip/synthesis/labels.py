@@ -23,6 +23,10 @@ JOINS = ("with", "and", "next to", "holding")
 """How a phrase is put behind a caption when it does not replace a part of it."""
 
 
+INSERTED = 12
+"""Captions with a phrase put in, for each phrase of the taxonomy."""
+
+
 class TextLabeller(Protocol):
     """Probability of unsafe for each caption."""
 
@@ -58,3 +62,31 @@ def _put_in(words: list[str], phrase: str, rng: np.random.Generator) -> str:
     start = int(rng.integers(len(words)))
     end = start + int(rng.integers(1, 4))
     return " ".join([*words[:start], phrase, *words[end:]])
+
+
+class NgramTextLabeller:
+    """Logistic regression over the words of a caption and their character n-grams."""
+
+    def __init__(
+        self,
+        pairs: Sequence[CuratedPair],
+        phrases: Sequence[str],
+        safe_captions: Sequence[str],
+        *,
+        seed: int,
+    ) -> None:
+        unsafe = [*(pair.caption_unsafe for pair in pairs), *phrases]
+        unsafe += put_in(safe_captions, phrases, INSERTED * len(phrases), seed)
+        safe = [*(pair.caption_safe for pair in pairs), *safe_captions]
+        grams = make_union(
+            CountVectorizer(binary=True),
+            CountVectorizer(binary=True, analyzer="char_wb", ngram_range=(3, 5)),
+        )
+        self._model = make_pipeline(grams, LogisticRegression(class_weight="balanced", max_iter=5000))
+        self._model.fit(unsafe + safe, [1] * len(unsafe) + [0] * len(safe))
+
+    def score(self, items: Sequence[str]) -> np.ndarray:
+        """Probability of unsafe, float32 [N]."""
+        if not len(items):
+            return np.zeros(0, np.float32)
+        return self._model.predict_proba(list(items))[:, 1].astype(np.float32)

@@ -25,14 +25,16 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
     """The causal language model in evaluation mode; `ModelError` if it cannot be loaded."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
     except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: no language model to load ({_first_line(error)}); check the name") from None
+        raise ModelError(
+            f"{folder}: no language model to load ({_first_line(error)}); check the name"
+        ) from None
 
 
 def load_rewriter(folder: str, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""From safe captions to requests, and from outcomes to rows: what stands on either side of the language model."""
+"""From safe captions to requests, from outcomes to rows: what stands on either side of the language model."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def count_rows(total: int, rows: int, rejected: int, destroyed: int, max_lost: f
     lost = rejected + destroyed
     if lost > max_lost * total:
         raise DataError(
-            f"{STAGE}: {lost} of {total} rows lost ({rejected} quarantined, {destroyed} destroyed), more than "
-            f"`rewrite_captions.max_lost` = {max_lost}; tune the rewriter longer or lower its temperature"
+            f"{STAGE}: {lost} of {total} rows lost ({rejected} quarantined, {destroyed} destroyed), more "
+            f"than `rewrite_captions.max_lost` = {max_lost}; tune the rewriter longer or lower its temperature"
         )
     return counts
 

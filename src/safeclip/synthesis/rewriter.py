@@ -27,6 +27,31 @@ from safeclip.synthesis.prompts import prompt_messages
 _LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+class AnswerTrainer(SFTTrainer):
+    """SFTTrainer that puts the answer's tokens alone through the output layer.
+
+    Without a GPU, TRL scores every position and masks afterwards; the output layer is a fifth of this model,
+    the answer a quarter of the tokens.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Mean cross-entropy of the tokens that carry a label (-100 marks those that do not)."""
+        language_model = self.accelerator.unwrap_model(model).get_base_model()
+        hidden = language_model.model(
+            inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        )
+        targets = inputs["labels"][:, 1:]
+        answer = targets != -100
+        logits = language_model.lm_head(hidden.last_hidden_state[:, :-1][answer]).float()
+        return torch.nn.functional.cross_entropy(logits, targets[answer])
+
+
 def tune(folder: str, pairs: Sequence[CuratedPair], settings: TuneRewriter, *, seed: int) -> SFTTrainer:
     """Fine-tune the model in `folder` on the pairs; the trainer holds the adapter and the loss of each step.
 
@@ -34,9 +59,9 @@ def tune(folder: str, pairs: Sequence[CuratedPair], settings: TuneRewriter, *, s
     """
     set_seed(seed)
     disable_progress_bars()
-    model = _with_lora(load_model(folder, getattr(torch, settings.dtype)), settings)
+    model = _with_lora(load_model(folder, getattr(torch, settings.dtype), attention="eager"), settings)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
+        trainer = AnswerTrainer(
             model=model,
             args=_arguments(settings, scratch, seed),
             train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),

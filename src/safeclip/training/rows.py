@@ -78,5 +78,7 @@ def _decode(encoder: Encoder, table: pa.Table, path: Path) -> np.ndarray:
             try:
                 pixels[side, start : start + CHUNK] = encoder.preprocess(images).numpy()
             except DataError as error:
-                raise DataError(f"rows {ids[start]} to {ids[start + len(images) - 1]}: {column}, {error}") from None
+                raise DataError(
+                    f"rows {ids[start]} to {ids[start + len(images) - 1]}: {column}, {error}"
+                ) from None
     return pixels

@@ -1,4 +1,4 @@
-"""Retrieval on the validation rows during training, by the rows' labels (the judge's truth is not for training).
+"""Retrieval on the validation rows during training, by the rows' labels (truth is the judge's alone).
 
 Both directions: t2i asks with text for pictures, i2t with pictures for text. An unsafe query searches the
 mixed gallery of safe and generated items; harmful top-1 is the share whose best match is unsafe.

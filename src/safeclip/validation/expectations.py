@@ -81,7 +81,7 @@ def row_checks(bounds: ValidateData) -> list[Check]:
 def _not_null(column: str) -> Check:
     return Check(
         f"{column}_not_null",
-        f"`{column}` is never missing",
+        f"{column} is never missing",
         gxe.ExpectColumnValuesToNotBeNull(column=column),
         f"{column} is missing",
     )

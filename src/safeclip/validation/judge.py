@@ -15,6 +15,7 @@ from safeclip.validation.facts import TermGuard, measure, measure_leaks
 from safeclip.validation.quarantine import STAGE, Account, gather, imbalances, reject
 
 _NAMED_IDS = 3
+_NAMED_FAILURES = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Judgement:
 
     def complaint(self) -> str:
         """One line that names what failed, with what was seen; row ids, never their text."""
-        return "; ".join(_describe(finding) for finding in self.failures)
+        told = [_describe(finding) for finding in self.failures[:_NAMED_FAILURES]]
+        more = [finding.name for finding in self.failures[_NAMED_FAILURES:]]
+        return "; ".join(told + ([f"and {', '.join(more)}"] if more else []))
 
 
 def judge(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from safeclip.pages.charts import Series, bars, shares
 from safeclip.pages.pictures import blurred, thumbnail
@@ -25,7 +26,8 @@ def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] =
     """HTML of summary.json's content and of `samples` (from `choose_samples`)."""
     words = [
         Series(f"{side} captions", [int(length) for length in counts], list(counts.values()))
-        for side, counts in reversed(summary["caption_words"].items())
+        for side in ("safe", "generated")
+        for counts in [summary["caption_words"][side]]
     ]
     return render(
         _TEMPLATE,
@@ -38,7 +40,7 @@ def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] =
     )
 
 
-def _state_bar(split: str, states: Mapping[str, float | None]) -> str:
+def _state_bar(split: str, states: Mapping[str, float | None]) -> Markup:
     named = {name: states[name.replace(" ", "_")] for name in STATES}
     return shares(named, title=f"label states of the {split} split")
 

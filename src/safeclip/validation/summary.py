@@ -42,6 +42,7 @@ def _finding(finding: Any) -> dict[str, Any]:
         "observed": finding.observed,
         "rows_at_fault": len(finding.ids),
         "first_rows": list(finding.ids[:5]),
+        "detail": finding.detail,
     }
 
 

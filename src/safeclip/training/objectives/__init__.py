@@ -1,14 +1,16 @@
-"""Training objectives by name, one line each; every one is a file that opens with its equations and source."""
+"""Training objectives by name, one line each; each is a file that opens with its equations and source."""
 
 from collections.abc import Mapping
 
 from safeclip.errors import SettingsError
-from safeclip.training.objectives import relative, safe_clip
+from safeclip.training.objectives import relative, safe_clip, safer_clip, shield_clip
 from safeclip.training.objectives.batch import Batch, Objective, Quadruplets
 
 OBJECTIVES = {
     "relative": relative.OBJECTIVE,
     "safe_clip": safe_clip.OBJECTIVE,
+    "safer_clip": safer_clip.OBJECTIVE,
+    "shield_clip": shield_clip.OBJECTIVE,
 }
 
 

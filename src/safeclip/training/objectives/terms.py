@@ -37,7 +37,7 @@ def relative_to(
 ) -> Tensor:
     """R(q; p | N) = -log[e^(scale q.p) / (e^(scale q.p) + sum over n in N of e^(scale q.n))].
 
-    The mean over the queries of `rows`; N is the negatives of `columns` (both [B], bool). 0 if either is empty.
+    The mean over the queries of `rows`, N the negatives of `columns` (both [B], bool); 0 if either is empty.
     """
     wanted = scale * (query * positive).sum(dim=-1, keepdim=True)
     unwanted = (scale * query @ negatives.T).masked_fill(~columns, -torch.inf)

@@ -1,0 +1,52 @@
+"""How the labels came out and, where the truth is known, how often they are wrong: worst category first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+STATES = tuple((text, image) for text in ("unsafe", "safe") for image in ("unsafe", "safe"))
+
+
+def count_states(text_labels: Sequence[str], image_labels: Sequence[str]) -> dict[str, int]:
+    """Rows in each of the four label states, keyed `text_unsafe_image_safe` and so on."""
+    pairs = list(zip(text_labels, image_labels, strict=True))
+    return {f"text_{text}_image_{image}": pairs.count((text, image)) for text, image in STATES}
+
+
+def label_error(truth: Sequence[bool], labelled: Sequence[bool]) -> dict[str, Any]:
+    """Counts and rates of one modality; True is unsafe. A rate whose denominator is 0 is None (unmeasured)."""
+    true, said = np.asarray(truth, bool), np.asarray(labelled, bool)
+    hits, false_alarms, misses = int((true & said).sum()), int((~true & said).sum()), int((true & ~said).sum())
+    return {
+        "n": len(true),
+        "unsafe": int(true.sum()),
+        "false_alarms": false_alarms,
+        "misses": misses,
+        "accuracy": _rate(int((true == said).sum()), len(true)),
+        "precision": _rate(hits, hits + false_alarms),
+        "recall": _rate(hits, hits + misses),
+        "f1": _rate(2 * hits, 2 * hits + false_alarms + misses),
+    }
+
+
+def error_report(
+    truth: Sequence[bool], labelled: Sequence[bool], categories: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """`label_error` over all rows, and over the rows of each concept category with the worst one named."""
+    true, said = np.asarray(truth, bool), np.asarray(labelled, bool)
+    report = label_error(true, said)
+    by_category = {}
+    for name in sorted({name for names in categories for name in names}):
+        rows = np.array([name in names for names in categories], bool)
+        by_category[name] = label_error(true[rows], said[rows])
+    report["by_category"] = by_category
+    if by_category:
+        report["worst_category"] = min(by_category, key=lambda name: by_category[name]["accuracy"])
+    return report
+
+
+def _rate(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None

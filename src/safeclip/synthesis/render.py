@@ -1,0 +1,84 @@
+"""Rows of captions to rows of pictures, truth and quarantine; engines decide the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safeclip.picturebook.lexicon import find_entries
+from safeclip.synthesis.images import ImageEngine, Rendered, RenderRequest, read_image, shows_unsafe
+
+STAGE = "render_images"
+
+
+@dataclass
+class RenderedRows:
+    """Rows of `records.IMAGES`, `TRUTH` and `QUARANTINE`; each row that went in is in one of the last two."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    truth: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SafePictures:
+    """Safe pictures: the file that the captions file names for a row, or one drawn by the engine."""
+
+    engine: ImageEngine
+    root: Path
+    files: Mapping[str, str]
+
+    def render(self, rows: Sequence[Mapping[str, Any]]) -> list[Rendered]:
+        """One picture a row, in order; `DataError` if a named file is not there."""
+        drawn = [row for row in rows if row["id"] not in self.files]
+        pictures = {
+            picture.id: picture
+            for picture in self.engine.render(
+                [RenderRequest(row["id"], row["caption_safe"]) for row in drawn]
+            )
+        }
+        for row in rows:
+            if (path := self.files.get(row["id"])) is not None:
+                pictures[row["id"]] = Rendered(row["id"], read_image(self.root, row["id"], path))
+        return [pictures[row["id"]] for row in rows]
+
+
+def render_rows(
+    rows: Sequence[Mapping[str, Any]], safe: SafePictures, generated: ImageEngine
+) -> RenderedRows:
+    """Both pictures of each row of `records.CAPTIONS`; a row that misses one of them is rejected."""
+    asked = [RenderRequest(row["id"], row["caption_generated"]) for row in rows]
+    result = RenderedRows()
+    for row, before, after in zip(rows, safe.render(rows), generated.render(asked), strict=True):
+        for which, picture in (("safe", before), ("generated", after)):
+            if picture.image is None:
+                reason = f"{which} picture: {picture.reason}"
+                result.rejected.append({"id": row["id"], "stage": STAGE, "reason": reason})
+                break
+        else:
+            result.images.append(_image_row(before, after, generated.name))
+            result.truth.append(_truth_row(row, before, after))
+    return result
+
+
+def _image_row(safe: Rendered, generated: Rendered, model: str) -> dict[str, Any]:
+    return {
+        "id": safe.id,
+        "image_safe": safe.image,
+        "image_generated": generated.image,
+        "image_model": model,
+    }
+
+
+def _truth_row(row: Mapping[str, Any], safe: Rendered, generated: Rendered) -> dict[str, Any]:
+    """What caption and picture really show: words of the lexicon in the one, glyphs drawn in the other."""
+    named = [entry.name for entry in find_entries(row["caption_generated"])]
+    return {
+        "id": row["id"],
+        "text_unsafe": shows_unsafe(named),
+        "image_unsafe": shows_unsafe(generated.glyphs),
+        "glyphs_safe": list(safe.glyphs),
+        "glyphs_generated": list(generated.glyphs),
+    }

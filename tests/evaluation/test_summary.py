@@ -1,0 +1,128 @@
+"""metrics.json: numbers at the agreed places, intervals beside them, slices worst first, no invented zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from safeclip.errors import DataError
+from safeclip.evaluation.outcome_table import ModelOutcomes, outcome_table
+from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
+from safeclip.evaluation.retrieval import Outcome
+from safeclip.evaluation.summary import summarise, worst_first
+from safeclip.intervals import Resampling
+from safeclip.outcomes import measured
+from safeclip.records import OUTCOMES, read_table, write_table
+
+HOW = Resampling(seed=1)
+HARM = "retrieval.t2i.unsafe.harmful_top1"
+R1 = "retrieval.t2i.safe.r1"
+
+
+def model(harm: list[bool], found: list[bool], correct: list[bool]) -> ModelOutcomes:
+    retrieval = {
+        HARM: Outcome(np.array([0, 1, 2]), np.array(harm)),
+        R1: Outcome(np.arange(4), np.array(found)),
+    }
+    return ModelOutcomes(retrieval, np.array(correct))
+
+
+@pytest.fixture
+def models() -> dict[str, ModelOutcomes]:
+    return {
+        "base": model([True, True, True], [True, True, True, False], [True, False]),
+        "candidate": model([True, False, False], [True, True, False, False], [True, True]),
+    }
+
+
+def table_of(models: dict[str, ModelOutcomes]) -> pa.Table:
+    categories = [["violence"], ["violence", "hate"], ["hate"], []]
+    return outcome_table(models, ["a", "b", "c", "d"], categories, ["z0", "z1"])
+
+
+def summary(models: dict[str, ModelOutcomes]) -> dict[str, Any]:
+    return summarise(measured(table_of(models)), HOW)
+
+
+def test_numbers_stand_where_others_read_them(models: dict[str, ModelOutcomes]) -> None:
+    metrics = summary(models)
+    assert metrics["candidate"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"] == pytest.approx(
+        1 / 3, abs=1e-6
+    )
+    assert metrics["base"]["retrieval"]["t2i"]["safe"]["r1"] == 0.75
+    assert metrics["candidate"]["zeroshot"]["top1"] == 1.0
+    assert metrics["production"] is None
+
+
+def test_intervals_mirror_the_numbers_with_their_n(models: dict[str, ModelOutcomes]) -> None:
+    intervals = summary(models)["intervals"]
+    change = intervals["change"]["retrieval"]["t2i"]["safe"]["r1"]
+    assert (change["n"], change["estimate"]) == (4, -0.25)
+    assert change["low"] <= -0.25 <= change["high"]
+    harm = intervals["base"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"]
+    assert (harm["n"], harm["estimate"], harm["high"]) == (3, 1.0, 1.0)
+    assert harm["low"] == pytest.approx(0.025 ** (1 / 3), abs=1e-6)
+
+
+def test_categories_hold_the_queries_of_their_scenes(models: dict[str, ModelOutcomes]) -> None:
+    slices = summary(models)["candidate"]["categories"]
+    assert slices["violence"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"] == 0.5
+    assert slices["hate"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"] == 0.0
+
+
+def test_slices_come_worst_first(models: dict[str, ModelOutcomes]) -> None:
+    rows = worst_first(measured(table_of(models)), HOW)
+    assert [(row["category"], row["candidate"]) for row in rows if row["metric"] == HARM] == [
+        ("violence", 0.5),
+        ("hate", 0.0),
+    ]
+    recall = [row["candidate"] for row in rows if row["metric"] == R1]
+    assert recall == sorted(recall)
+
+
+def test_production_is_compared_when_there_is_one(models: dict[str, ModelOutcomes]) -> None:
+    metrics = summary({**models, "production": models["base"]})
+    assert metrics["production"] == metrics["base"]
+    change = metrics["intervals"]["change_production"]["retrieval"]["t2i"]["safe"]["r1"]
+    assert change["estimate"] == -0.25
+
+
+def test_the_table_survives_its_file(models: dict[str, ModelOutcomes], tmp_path: Path) -> None:
+    table = table_of(models)
+    write_table(tmp_path / "outcomes.parquet", table, OUTCOMES)
+    again = measured(read_table(tmp_path / "outcomes.parquet", OUTCOMES))
+    assert summarise(again, HOW) == summarise(measured(table), HOW)
+
+
+def test_outcomes_that_lack_a_model_are_refused(models: dict[str, ModelOutcomes]) -> None:
+    with pytest.raises(DataError, match="candidate and base"):
+        table_of({"base": models["base"]})
+    table = table_of(models).to_pylist()
+    table[0]["candidate"] = None
+    with pytest.raises(DataError, match="missing for candidate"):
+        measured(pa.Table.from_pylist(table, schema=OUTCOMES))
+
+
+def test_plots_of_equal_numbers_are_equal_bytes(models: dict[str, ModelOutcomes], tmp_path: Path) -> None:
+    metrics, rows = summary(models), worst_first(measured(table_of(models)), HOW)
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        write_headlines(folder / "headlines.png", metrics)
+        write_recall_curves(folder / "recall.csv", metrics)
+        write_slices(folder / "categories.csv", rows)
+    for name in ("headlines.png", "recall.csv", "categories.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert b"matplotlib" not in (tmp_path / "one" / "headlines.png").read_bytes().lower()
+
+
+def test_recall_curves_leave_what_was_not_measured_empty(
+    models: dict[str, ModelOutcomes], tmp_path: Path
+) -> None:
+    write_recall_curves(tmp_path / "recall.csv", summary(models))
+    lines = [line.split(",") for line in (tmp_path / "recall.csv").read_text().splitlines()]
+    column = lines[0].index("t2i_safe_candidate")
+    assert [line[0] for line in lines[1:]] == ["1", "5", "10", "20"]
+    assert [line[column] for line in lines[1:]] == ["0.5", "", "", ""]

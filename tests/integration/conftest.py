@@ -1,0 +1,89 @@
+"""Real servers and toy projects, shared by the tests of whole flows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.toy import environment_for, make_toy
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running `prefect server`; `url` is its API."""
+
+    url: str
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """POST to the API and return what it answers."""
+        answer = httpx.post(f"{self.url}{path}", json=body, timeout=60)
+        answer.raise_for_status()
+        return answer.json()
+
+    def last_flow_run(self) -> dict[str, Any]:
+        runs: list[dict[str, Any]] = self.ask("/flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=1)
+        return runs[0]
+
+    def task_states(self, flow_run_id: str) -> dict[str, str]:
+        """Task name -> name of its state."""
+        tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})
+        return {task["name"]: task["state"]["name"] for task in tasks}
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """`prefect server start` on a free port with a home of its own, stopped at the end."""
+    folder = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = environment_for(folder) | {
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+    }
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api", process)
+        yield PrefectServer(f"http://127.0.0.1:{port}/api")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    pytest.fail("the Prefect server did not start")
+
+
+@pytest.fixture(scope="session")
+def pristine_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_toy(tmp_path_factory.mktemp("pristine") / "toy")
+
+
+@pytest.fixture
+def toy(tmp_path: Path, pristine_toy: Path) -> Path:
+    """A fresh toy project in which nothing has run."""
+    return Path(shutil.copytree(pristine_toy, tmp_path / "toy"))

@@ -1,0 +1,64 @@
+"""The stages embed_teacher and finetune on a tiny project: files in, files out, the same bytes twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from safeclip.encoders.lora import load_candidate
+from safeclip.errors import DataError, ModelError
+from safeclip.records import QUADRUPLETS, write_table
+from safeclip.settings import Finetune, Lora, Settings
+from safeclip.stages.embed_teacher import embed_teacher
+from safeclip.stages.finetune import finetune
+from tests.training.tiny import tiny_table, write_tiny_encoder
+
+SETTINGS = Settings(finetune=Finetune(lora=Lora(rank=4), steps=6, batch_size=8, validate_every=3))
+DATASET = Path("results/validate_data/dataset")
+RESULTS = ("adapter.safetensors", "history.csv", "metrics.json")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tiny_encoder(Path("data/base_encoder"))
+    for split, rows in (("train", 20), ("val", 10), ("test", 10)):
+        write_table(DATASET / f"{split}-00000.parquet", tiny_table(rows, split), QUADRUPLETS)
+    return tmp_path
+
+
+def test_both_stages_run_and_a_second_run_writes_the_same_bytes(project):
+    embed_teacher(SETTINGS)
+    finetune(SETTINGS)
+    first = [Path("results/finetune", name).read_bytes() for name in RESULTS]
+    finetune(SETTINGS)
+    assert [Path("results/finetune", name).read_bytes() for name in RESULTS] == first
+    assert load_candidate("data/base_encoder", Path("results/finetune/adapter.safetensors")).embed_dim == 16
+    assert not any(Path("work/finetune").iterdir())
+
+
+def test_history_has_every_step_and_metrics_compare_with_the_base(project):
+    embed_teacher(SETTINGS)
+    finetune(SETTINGS)
+    with Path("results/finetune/history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    assert [row["step"] for row in history] == ["1", "2", "3", "4", "5", "6"]
+    assert history[5]["val_harmful_t2i"] != ""
+    assert history[4]["val_harmful_t2i"] == ""
+    metrics = json.loads(Path("results/finetune/metrics.json").read_text())
+    assert metrics["rows"] == {"train": 20, "val": 10}
+    assert metrics["val"]["base"].keys() == metrics["val"]["candidate"].keys()
+
+
+def test_embeddings_of_an_earlier_dataset_or_encoder_are_refused(project):
+    embed_teacher(SETTINGS)
+    write_table(DATASET / "train-00000.parquet", tiny_table(19), QUADRUPLETS)
+    with pytest.raises(DataError, match="other rows"):
+        finetune(SETTINGS)
+    write_table(DATASET / "train-00000.parquet", tiny_table(20), QUADRUPLETS)
+    write_tiny_encoder(Path("data/base_encoder"), seed=1)
+    with pytest.raises(ModelError, match="another encoder"):
+        finetune(SETTINGS)
