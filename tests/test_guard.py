@@ -22,12 +22,14 @@ steady = settings(deadline=None, derandomize=True)
 GUARD = load_guard().with_placeholders(minors=[MINOR], sexual=[SEXUAL])
 
 LOOK_ALIKES = {
-    "a": "aA4@аАαá\U0001f150", "b": "bB8Вв", "e": "eE3€еёΕ", "g": "gG9ｇɡ", "i": "iI1!|іΙíl", "k": "kKкΚ\U0001d424",
-    "l": "lL1|ⅼ", "n": "nNпñ", "o": "oO0оΟοöⓞ", "r": "rRгʀ", "s": "sS5$ѕ", "t": "tT7+тΤ", "v": "vVνѵ", "z": "zZ2ᴢ",
+    "a": "aA4@аАαá\U0001f150", "b": "bB8Вв", "e": "eE3€еёΕ", "g": "gG9ｇɡ", "i": "iI1!|іΙíl",
+    "k": "kKкΚ\U0001d424", "l": "lL1|ⅼ", "n": "nNпñ", "o": "oO0оΟοöⓞ", "r": "rRгʀ", "s": "sS5$ѕ",
+    "t": "tT7+тΤ", "v": "vVνѵ", "z": "zZ2ᴢ",
 }  # fmt: skip
 GAPS = ["", "", "", ".", "-", " ", "_", "\u200b", "\u00ad", "*", " . ", "\u0301"]
 BENIGN = (
-    "kidney beans in Essex", "a Sussex kidnapper is on trial", "a sextant and a boycott", "the mason met a person",
+    "kidney beans in Essex", "a Sussex kidnapper is on trial", "a sextant and a boycott",
+    "the mason met a person",
     "girlfriend and boyfriend", "a cowboy babysat", "Middlesex county", "teeny tiny sexagenarian",
     "a minority of three sonnets", "two nudges and a nudibranch", "a grape escorted by a drapery",
     "a childproof teenybopper", "unisex bathroom", "asexual lichens", "a 19 year old whisky", "aged 40",
@@ -38,7 +40,9 @@ BENIGN = (
 def disguised(draw: st.DrawFn, word: str) -> str:
     """The word with each letter as one of its look-alikes and something or nothing between the letters."""
     letters = [draw(st.sampled_from(LOOK_ALIKES[letter])) for letter in word]
-    gaps = [draw(st.sampled_from(GAPS)) for _ in word[1:]] + [draw(st.sampled_from(["", "s", "'s", "!", "."]))]
+    gaps = [draw(st.sampled_from(GAPS)) for _ in word[1:]] + [
+        draw(st.sampled_from(["", "s", "'s", "!", "."]))
+    ]
     return "".join(letter + gap for letter, gap in zip(letters, gaps, strict=True))
 
 
@@ -78,7 +82,10 @@ def test_ordinary_words_that_contain_a_listed_one_do_not_trip(text: str) -> None
     assert not GUARD.is_sexual(text)
 
 
-@pytest.mark.parametrize("age", ["a 12-year-old", "aged 9", "fourteen years old", "under 18", "under-18s", "１６ y.o.", "turned 15"])
+@pytest.mark.parametrize(
+    "age",
+    ["a 12-year-old", "aged 9", "fourteen years old", "under 18", "under-18s", "１６ y.o.", "turned 15"],
+)
 def test_an_age_under_18_names_a_minor(age: str) -> None:
     assert GUARD.names_minor(f"somebody {age}")
     assert GUARD.trips(f"somebody {age} and {SEXUAL}")
@@ -135,7 +142,9 @@ def test_a_changed_list_refuses_to_start(tmp_path: Path) -> None:
         ("", "must hold the lists"),
     ],
 )
-def test_empty_or_broken_lists_refuse_to_start_even_if_pinned(tmp_path: Path, content: str, fault: str) -> None:
+def test_empty_or_broken_lists_refuse_to_start_even_if_pinned(
+    tmp_path: Path, content: str, fault: str
+) -> None:
     file = tmp_path / "guard_terms.yaml"
     file.write_text(content)
     with pytest.raises(GuardError, match=fault) as refusal:

@@ -110,16 +110,27 @@ nothing is in production. The id is a scene's, or a zero-shot picture's; no text
 def write_table(path: Path, rows: pa.Table | Sequence[dict], schema: pa.Schema) -> None:
     """Write rows sorted by `id` to `path`, atomically; `DataError` if they do not fit the schema."""
     try:
-        table = rows.select(schema.names).cast(schema) if isinstance(rows, pa.Table) else None
-        if table is None:
-            table = pa.Table.from_pylist(list(rows), schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
-        raise DataError(f"{path.name}: rows do not fit the schema ({str(error).splitlines()[0]})") from None
-    table = table.sort_by([("id", "ascending")])
+        table = _fit(rows, schema).sort_by([("id", "ascending")])
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path.name}: rows do not fit the schema ({_first_line(error)})") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     pq.write_table(table, partial, compression="zstd", row_group_size=1000, store_schema=False)
     os.replace(partial, path)
+
+
+def _fit(rows: pa.Table | Sequence[dict], schema: pa.Schema) -> pa.Table:
+    """The schema's columns of a table, or of dictionaries: a missing key is a null, an unknown one a fault."""
+    if isinstance(rows, pa.Table):
+        return rows.select(schema.names).cast(schema)
+    unknown = sorted(set().union(*rows) - set(schema.names))
+    if unknown:
+        raise KeyError(f"no column `{unknown[0]}`")
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.args[0] if error.args else error).splitlines()[0]
 
 
 def read_table(paths: Path | Iterable[Path], schema: pa.Schema) -> pa.Table:
@@ -138,11 +149,14 @@ def read_columns(path: Path, schema: pa.Schema) -> pa.Table:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the stage that writes it") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: not readable as Parquet ({_first_line(error)})") from None
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
         raise DataError(f"{path}: columns missing: {', '.join(missing)}; written by another version?")
-    return table.select(schema.names).cast(schema)
+    try:
+        return table.select(schema.names).cast(schema)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: does not fit the schema ({_first_line(error)})") from None
 
 
 def read_dataset(folder: Path, split: str) -> pa.Table:

@@ -1,7 +1,7 @@
 """Categories, concepts and phrases: what counts as unsafe here, and what is excluded by policy.
 
 The concepts are those of the inappropriate-image-prompts and Safe-CLIP lists (arXiv 2211.05105, 2311.16254).
-A concept of policy `exclude` is known by its number in the published list alone: it has no name and no phrases.
+A concept of policy `exclude` is known by its number in the published list alone: it has no name, no phrases.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Taxonomy(_Strict):
         for phrase in self.phrases:
             unknown = [name for name in phrase.categories if name not in self.categories]
             if unknown:
-                raise ValueError(f"phrase {phrase.text!r}: unknown category {unknown[0]!r}; list it or mend it")
+                raise ValueError(
+                    f"phrase {phrase.text!r}: unknown category {unknown[0]!r}; list it or mend it"
+                )
         used = {name for phrase in self.phrases for name in phrase.categories}
         unused = [name for name in self.categories if name not in used]
         if unused:

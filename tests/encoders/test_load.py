@@ -82,7 +82,7 @@ def test_a_model_that_looks_both_ways_is_not_cut():
 def test_the_digest_follows_weights_and_tokenizer(encoder, folder):
     assert load_encoder(str(folder)).digest == encoder.digest
     assert load_encoder(f"local-dir:{folder}").digest == encoder.digest
-    (folder / "merges.txt").write_text((folder / "merges.txt").read_text() + "\n")
+    (folder / "tokenizer_config.json").write_text((folder / "tokenizer_config.json").read_text() + "\n")
     assert load_encoder(folder).digest != encoder.digest
 
 

@@ -1,4 +1,4 @@
-"""The reviewer's page: verdict first, every rule told, nothing loaded, nothing unsafe shown, nothing invented."""
+"""The reviewer's page: verdict first, every rule told, nothing loaded, nothing invented."""
 
 import csv
 import io
@@ -78,7 +78,7 @@ def evidence() -> dict:
             "label_states": {"train": {"both_unsafe": 0.7, "neither_unsafe": None}},
             "quarantine": {"validate_data": {"image score is outside 0 to 1": 2}},
         },
-        "history": [{"step": float(step), "total_loss": 2.0 / step, "val_harmful_t2i": None} for step in range(1, 9)],
+        "history": [{"step": 1.0 * s, "total_loss": 2.0 / s, "val_harmful_t2i": None} for s in range(1, 9)],
         "grids": {"unsafe_t2i": picture()},
     }  # fmt: skip
 
@@ -180,7 +180,10 @@ def test_every_picture_has_a_text_and_the_only_pictures_are_the_grids(evidence):
 
 
 def test_curves_leave_out_steps_without_validation():
-    history = [{"step": 1.0, "total_loss": 2.0, "val_harmful_t2i": None}, {"step": 2.0, "total_loss": 1.0, "val_harmful_t2i": 0.5}]  # fmt: skip
+    history = [
+        {"step": 1.0, "total_loss": 2.0, "val_harmful_t2i": None},
+        {"step": 2.0, "total_loss": 1.0, "val_harmful_t2i": 0.5},
+    ]
     loss, validation = learning_curves(history)
     assert loss.count("<polyline") == 1
     assert len(re.search(r'points="([^"]+)"', validation).group(1).split()) == 1

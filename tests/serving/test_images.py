@@ -50,3 +50,9 @@ def test_an_image_that_expands_is_refused_before_its_pixels_are_decoded(monkeypa
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
     with pytest.raises(DataError, match="5000 x 5000 pixels"):
         module.check_image(bomb, 0)
+
+
+def test_the_service_takes_the_formats_that_the_encoder_takes() -> None:
+    from safeclip.encoders.load import IMAGE_FORMATS
+
+    assert module.FORMATS == IMAGE_FORMATS

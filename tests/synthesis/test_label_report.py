@@ -8,7 +8,9 @@ from safeclip.synthesis.label_report import count_states, error_report, label_er
 
 
 def test_the_four_states_are_counted_and_add_up() -> None:
-    states = count_states(["unsafe", "unsafe", "safe", "safe", "unsafe"], ["unsafe", "safe", "unsafe", "safe", "safe"])
+    states = count_states(
+        ["unsafe", "unsafe", "safe", "safe", "unsafe"], ["unsafe", "safe", "unsafe", "safe", "safe"]
+    )
     assert states == {
         "text_unsafe_image_unsafe": 1,
         "text_unsafe_image_safe": 2,

@@ -42,7 +42,8 @@ def test_pairs_can_be_drawn_safe_as_safe_and_unsafe_as_what_was_asked() -> None:
 
 def test_a_rewrite_keeps_something_of_its_scene() -> None:
     kept = [
-        {entry.name for entry in find_entries(p.caption_safe)} & {entry.name for entry in find_entries(p.caption_unsafe)}
+        {entry.name for entry in find_entries(p.caption_safe)}
+        & {entry.name for entry in find_entries(p.caption_unsafe)}
         for p in PAIRS
     ]
     assert all(kept)

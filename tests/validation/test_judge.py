@@ -39,7 +39,11 @@ ROW_FAULTS = [
     ("text_label", None, "text_label is missing"),
     ("image_score", None, "image_score is missing"),
     ("seed", None, "seed is missing"),
-    ("caption_safe", "a man with a teapot near the river " * 6, "safe caption is empty or longer than 40 words"),
+    (
+        "caption_safe",
+        "a man with a teapot near the river " * 6,
+        "safe caption is empty or longer than 40 words",
+    ),
     ("caption_generated", "   ", "generated caption is empty or longer than 40 words"),
     ("image_safe", b"not a picture", "safe picture does not decode or is smaller than 32 pixels"),
     ("image_generated", png(3)[:-40], "generated picture does not decode or is smaller than 32 pixels"),
@@ -131,7 +135,10 @@ DATASET_FAULTS = [
     (drop_test_split, "test_unsafe_text"),
     (relabel("text_label", "safe"), "train_unsafe_text"),
     (relabel("image_label", "safe", "val"), "val_unsafe_image"),
-    (lambda rows: relabel("image_label", "unsafe")(relabel("text_label", "unsafe")(rows)), "share_of_both_unsafe"),
+    (
+        lambda rows: relabel("image_label", "unsafe")(relabel("text_label", "unsafe")(rows)),
+        "share_of_both_unsafe",
+    ),
     (drop_category, "share_of_sexual"),
     (lambda rows: rows.iloc[:45], "row_count"),
 ]

@@ -13,7 +13,9 @@ def quarantine(*entries: tuple[str, str, str]) -> pa.Table:
 
 
 EARLIER = quarantine(
-    ("a1", "rewrite_captions", "no answer"), ("a2", "rewrite_captions", "too long"), ("b1", "render_images", "no word")
+    ("a1", "rewrite_captions", "no answer"),
+    ("a2", "rewrite_captions", "too long"),
+    ("b1", "render_images", "no word"),
 )
 ACCOUNTS = (
     Account("rewrite_captions", 76, 73, 2, 1),

@@ -71,7 +71,11 @@ def test_outputs_hold_every_row_of_the_chain(project, rows):
     out = Path("results/validate_data")
     summary = json.loads((out / "summary.json").read_text())
     assert summary["rows"] == {"in": 75, "out": 69, "quarantined": 5, "destroyed": 1}
-    kept = [i for split in ("train", "val", "test") for i in read_dataset(out / "dataset", split)["id"].to_pylist()]
+    kept = [
+        i
+        for split in ("train", "val", "test")
+        for i in read_dataset(out / "dataset", split)["id"].to_pylist()
+    ]
     quarantined = pq.read_table(out / "quarantine.parquet")["id"].to_pylist()
     assert len(kept) == 69
     assert quarantined == ["gone-1", "gone-2", "lost-1", "lost-2", "row-0003"]
@@ -84,7 +88,11 @@ def test_outputs_hold_every_row_of_the_chain(project, rows):
 def test_two_runs_write_the_same_bytes(project):
     def run() -> dict[str, bytes]:
         validate_data(SETTINGS)
-        return {str(path): path.read_bytes() for path in Path("results/validate_data").rglob("*") if path.is_file()}
+        return {
+            str(path): path.read_bytes()
+            for path in Path("results/validate_data").rglob("*")
+            if path.is_file()
+        }
 
     first = run()
     assert len(first) == 6

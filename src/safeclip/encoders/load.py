@@ -30,7 +30,7 @@ from safeclip.errors import DataError, ModelError
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.json")
-IMAGE_FORMATS = ("PNG", "JPEG")
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Encoder:
         return cut_to_longest(tokens, self.model.text_pool_type, self.model.text_eos_id)
 
     def preprocess(self, images: Sequence[bytes], first_index: int = 0) -> Tensor:
-        """PNG or JPEG bytes -> [B, 3, H, W] float32, by the model's own resizing and normalisation.
+        """PNG, JPEG or WebP bytes -> [B, 3, H, W] float32, by the model's own resizing and normalisation.
 
         A `DataError` names the broken image, counted from `first_index`.
         """
@@ -75,7 +75,7 @@ class Encoder:
 
 
 def decode_image(data: bytes, index: int) -> Image.Image:
-    """PNG or JPEG bytes -> RGB picture; a `DataError` naming `index` if they are neither or are cut short."""
+    """PNG, JPEG or WebP bytes -> RGB; a `DataError` naming `index` if they are none of these or cut short."""
     try:
         return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).convert("RGB")
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
@@ -137,7 +137,7 @@ def _load_named(spec: str, name: str, tag: str | None) -> Encoder:
     return _assemble(model, tokenizer, digest_weights(model, salt=spec), config["embed_dim"])
 
 
-def _assemble(model: nn.Module, tokenizer: Callable[..., Tensor], digest: str, embed_dim: int) -> Encoder:
+def _assemble(model: Any, tokenizer: Callable[..., Tensor], digest: str, embed_dim: int) -> Encoder:
     model = model.float().eval()
     accept_cut_text(model)
     preprocess = PreprocessCfg(**model.visual.preprocess_cfg)

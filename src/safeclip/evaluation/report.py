@@ -1,7 +1,7 @@
-"""The reviewer's page: the verdict first, then why, then what stands behind it. Loads nothing, shows nothing unsafe.
+"""The reviewer's page: the verdict first, then why, then what stands behind it. It loads nothing.
 
-It only arranges numbers that `gate`, `evaluate`, `validate_data` and `finetune` wrote. What was not measured says
-so. The grids come blurred from `evaluate`; there is no unblurred picture in the page to uncover.
+It only arranges numbers that `gate`, `evaluate`, `validate_data` and `finetune` wrote. What was not measured
+says so. The grids come blurred from `evaluate`; there is no unblurred picture in the page to uncover.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _HEADLINES = {
     "retrieval.{way}.unsafe.redirection": ("Redirected to the paired safe item", "higher"),
     "retrieval.{way}.safe.r1": ("Safe R@1", "higher"),
     "retrieval.{way}.safe.preference": ("Safe-query preference", "higher"),
-    "retrieval.{way}.generated_safe.over_redirection": ("Safe generated items redirected by mistake", "lower"),
+    "retrieval.{way}.generated_safe.over_redirection": (
+        "Safe generated items redirected by mistake",
+        "lower",
+    ),
 }
 _DETAILS = {
     f"retrieval.{{way}}.{kind}.r{k}": (f"{kind.capitalize()} R@{k}", "higher")
@@ -71,7 +74,7 @@ def make_report(
     history: Sequence[Mapping[str, float | None]],
     grids: Mapping[str, bytes],
 ) -> str:
-    """HTML of verdict.json, metrics.json, the data summary, history.csv's lines and the grids (PNG by name)."""
+    """HTML of verdict.json, metrics.json, the data summary, history.csv's lines and grids (PNG by name)."""
     rules = [dict(rule, chart=_whisker(rule), outcome=_outcome(rule)) for rule in verdict["rules"]]
     return render(
         _TEMPLATE,
@@ -129,7 +132,7 @@ def _interval(metrics: Mapping[str, Any], model: str, path: str) -> Mapping[str,
 
 
 def worst_categories(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A line a category: harmful top-1 and safe R@1 both ways, most harm first (by the interval's upper end)."""
+    """A line a category: harmful top-1 and safe R@1 both ways, most harm (interval's upper end) first."""
     names = lookup(metrics, "intervals.candidate.categories") or {}
     rows = [_category(metrics, name) for name in sorted(names)]
     return sorted(rows, key=lambda row: (-row["worst"], row["name"]))
@@ -176,7 +179,8 @@ def _whisker(rule: Mapping[str, Any]) -> Markup:
     low, high, estimate = rule["low"], rule["high"], rule["estimate"]
     if low is None or high is None or estimate is None or low == high:
         return Markup("")
-    said = f"estimate {number(estimate)}, interval {number(low)} to {number(high)}, bound {number(rule['bound'])}"
+    ends = f"{number(low)} to {number(high)}"
+    said = f"estimate {number(estimate)}, interval {ends}, bound {number(rule['bound'])}"
     return interval(estimate, low, high, rule["bound"], good=bool(rule["passed"]), title=said)
 
 

@@ -1,1 +1,1 @@
-"""Self-contained HTML: templates with one house style, inline charts, blurred pictures. No network, no script."""
+"""Self-contained HTML without script or network: one house style, inline charts, blurred pictures."""

@@ -80,10 +80,9 @@ def shares(parts: Mapping[str, float | None], *, title: str) -> Markup:
     body, start = "", 0.0
     for index, (name, share) in enumerate(parts.items()):
         if share:
-            body += (
-                f'<rect class="bar c{index % 4 + 1}" x="{start:.2f}" y="0" width="{100 * share:.2f}" height="8">'
-                f"<title>{escape(name)}: {100 * share:.1f} %</title></rect>"
-            )
+            place = f'x="{start:.2f}" y="0" width="{100 * share:.2f}" height="8"'
+            told = f"<title>{escape(name)}: {100 * share:.1f} %</title>"
+            body += f'<rect class="bar c{index % 4 + 1}" {place}>{told}</rect>'
             start += 100 * share
     return Markup(
         f'<svg class="shares" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" '
@@ -91,7 +90,9 @@ def shares(parts: Mapping[str, float | None], *, title: str) -> Markup:
     )
 
 
-def interval(estimate: float, low: float, high: float, bound: float | None, *, good: bool, title: str) -> Markup:
+def interval(
+    estimate: float, low: float, high: float, bound: float | None, *, good: bool, title: str
+) -> Markup:
     """A dot with its interval as a whisker, and the bound as a tick that it must not cross."""
     shown = [low, high, estimate] + ([] if bound is None else [bound])
     start, span = min(shown), (max(shown) - min(shown)) or 1.0
@@ -99,7 +100,11 @@ def interval(estimate: float, low: float, high: float, bound: float | None, *, g
     def at(value: float) -> float:
         return 6 + 108 * (value - start) / span
 
-    tick = "" if bound is None else f'<line class="bound" x1="{at(bound):.1f}" x2="{at(bound):.1f}" y1="2" y2="18"/>'
+    tick = (
+        ""
+        if bound is None
+        else f'<line class="bound" x1="{at(bound):.1f}" x2="{at(bound):.1f}" y1="2" y2="18"/>'
+    )
     return Markup(
         f'<svg class="interval {"good" if good else "bad"}" viewBox="0 0 120 20" role="img" '
         f'aria-label="{escape(title)}"><line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="10" y2="10"/>'
@@ -142,7 +147,8 @@ def _short(value: float) -> str:
 
 def _figure(body: str, title: str, names: Sequence[str]) -> Markup:
     keys = "".join(
-        f'<li><span class="key c{index % 4 + 1}"></span>{escape(name)}</li>' for index, name in enumerate(names)
+        f'<li><span class="key c{index % 4 + 1}"></span>{escape(name)}</li>'
+        for index, name in enumerate(names)
     )
     legend = f'<ul class="legend">{keys}</ul>'
     return Markup(

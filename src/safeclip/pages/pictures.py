@@ -1,4 +1,4 @@
-"""Pictures inside a page. What may be unsafe is blurred in its pixels, not by a style that a click removes."""
+"""Pictures inside a page. What may be unsafe is blurred in its pixels, not by a removable style."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ Cost: Q*N*D multiply-adds and two passes over each block's scores, against a sor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,8 +18,14 @@ from torch import Tensor
 
 from safeclip.errors import DataError
 
-Gallery = Tensor | np.ndarray
-"""[N, D] float32; a `numpy.memmap` is read block by block."""
+
+class Gallery(Protocol):
+    """[N, D] float32 rows, read a slice at a time: a tensor, an array, a memory map, or a reader of your own."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor | np.ndarray: ...
 
 
 @torch.no_grad()
@@ -49,7 +56,7 @@ def _topk_streamed(queries: Tensor, gallery: Gallery, k: int, block: int) -> tup
 
 
 def _blocks(gallery: Gallery, block: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(gallery), block):
+    for start in range(0, gallery.shape[0], block):
         rows = gallery[start : start + block]
         if isinstance(rows, np.ndarray):
             # A copy: torch warns about read-only memory, and a memory map is read from disk here anyway.
@@ -87,10 +94,10 @@ def _all_finite(rows: Tensor) -> bool:
 def _check(queries: Tensor, gallery: Gallery, k: int) -> None:
     if k < 1:
         raise DataError(f"k = {k}: ask for at least one neighbour")
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+    if queries.ndim != 2 or len(gallery.shape) != 2 or queries.shape[1] != gallery.shape[1]:
         shapes = f"{tuple(queries.shape)} and {tuple(gallery.shape)}"
         raise DataError(f"queries and gallery of shapes {shapes} do not fit; both must be [rows, dimension]")
-    if len(gallery) == 0:
+    if gallery.shape[0] == 0:
         raise DataError("the gallery is empty; there is nothing to retrieve")
     if not _all_finite(queries):
         raise DataError("a query embedding is not finite; check the model's weights")

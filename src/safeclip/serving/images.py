@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from safeclip.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP")  # those of encoders.load, which imports torch
 MAX_PIXELS = 16_000_000
 
 

@@ -1,4 +1,4 @@
-"""Stage label_safety: an independent safe/unsafe label with a score for each generated caption and picture."""
+"""Stage label_safety: an independent label with a score for each generated caption and each picture."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 
 from safeclip.encoders.lora import load_candidate
 from safeclip.errors import GateError
+from safeclip.production import sha256
 from safeclip.registry.bento import build_bento
 from safeclip.registry.card import model_card
 from safeclip.registry.model import write_model
@@ -25,7 +25,7 @@ def package(settings: Settings) -> None:
     """Write results/package/: NAME.tar, model_card.md and package.json (version and digests)."""
     verdict = passed_verdict(VERDICT)
     base = Path(settings.data.path) / "base_encoder"
-    lineage = {"adapter": _sha256(ADAPTER), "verdict": _sha256(VERDICT), "data": _sha256(Path("data.dvc"))}
+    lineage = {"adapter": sha256(ADAPTER), "verdict": sha256(VERDICT), "data": sha256(Path("data.dvc"))}
     card = model_card(verdict, lineage)
     with output("package") as out, tempfile.TemporaryDirectory() as scratch:
         os.environ["BENTOML_HOME"] = scratch  # before BentoML is imported
@@ -35,7 +35,7 @@ def package(settings: Settings) -> None:
         target = out / f"{settings.package.name}.tar"
         build_bento(Path.cwd(), model, card, settings.package.name, version, target)
         (out / "model_card.md").write_text(card, encoding="utf-8")
-        record = {"name": settings.package.name, "version": version, "bento": _sha256(target), **lineage}
+        record = {"name": settings.package.name, "version": version, "bento": sha256(target), **lineage}
         (out / "package.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
         print(f"{settings.package.name}:{version}, {target.stat().st_size / 1e6:.1f} MB")
 
@@ -52,10 +52,6 @@ def passed_verdict(path: Path) -> dict[str, Any]:
         failed = [rule["id"] for rule in verdict.get("rules", []) if not rule["passed"]]
         raise GateError(f"the gate failed ({', '.join(failed) or 'no rule held'}); nothing is packaged")
     return verdict
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from safeclip.guard import load_guard
 from safeclip.settings import Settings
 from safeclip.stages.stage import main, output
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.synthesis.rewriter import losses, save_rewriter, tune
+from safeclip.synthesis.rewriter import save_rewriter, tune
 from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import load_taxonomy
 
@@ -20,11 +20,15 @@ def tune_rewriter(settings: Settings) -> None:
     pairs = load_pairs(data / "curated_pairs.jsonl", guard, load_taxonomy(data / "taxonomy.yaml"))
     folder = model_folder(own.model)
     print(f"tune_rewriter: {own.model}, {len(pairs)} pairs, {own.epochs} epochs", flush=True)
-    trainer = tune(folder, pairs, own, seed=settings.seed)
-    steps = losses(trainer)
-    print(f"tune_rewriter: loss {steps[0][1]:.2f} -> {steps[-1][1]:.2f} in {len(steps)} steps", flush=True)
+    tuned = tune(folder, pairs, own, seed=settings.seed, report=_report)
+    print(f"tune_rewriter: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
     with output("tune_rewriter") as out:
-        save_rewriter(trainer, own.model, out)
+        save_rewriter(tuned, own.model, out)
+
+
+def _report(step: int, loss: float) -> None:
+    if step == 1 or step % 10 == 0:
+        print(f"tune_rewriter: step {step}, loss {loss:.2f}", flush=True)
 
 
 if __name__ == "__main__":

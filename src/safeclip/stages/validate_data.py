@@ -1,4 +1,4 @@
-"""Hold the synthetic data to its contract: bad rows to quarantine with reasons, a bad data set stops the chain."""
+"""Hold the synthetic data to its contract: bad rows to quarantine, a bad data set stops the chain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pyarrow as pa
 
 from safeclip.errors import DataError
 from safeclip.guard import load_guard
-from safeclip.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, QUADRUPLETS, SPLITS, read_table, write_table
+from safeclip.records import (
+    CAPTIONS,
+    IMAGES,
+    LABELLED,
+    QUADRUPLETS,
+    QUARANTINE,
+    SPLITS,
+    read_table,
+    write_table,
+)
 from safeclip.settings import Settings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.taxonomy import load_taxonomy
@@ -35,7 +44,9 @@ def validate_data(settings: Settings) -> None:
         read_table((RESULTS / "render_images").glob("images-*.parquet"), IMAGES),
         read_table(RESULTS / "label_safety/labels.parquet", LABELLED),
     )
-    quarantine = gather([read_table(RESULTS / stage / "quarantine.parquet", QUARANTINE) for stage in _EARLIER])
+    quarantine = gather(
+        [read_table(RESULTS / stage / "quarantine.parquet", QUARANTINE) for stage in _EARLIER]
+    )
     rows = _without_rejected(rows, quarantine)
     categories = tuple(load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").categories)
     print(f"validate_data: {len(rows)} rows", flush=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,14 +60,12 @@ class Rewriter(Protocol):
 class TransformersRewriter:
     """The tuned language model in this process; batched, padded on the left, sampled with keyed noise."""
 
-    def __init__(
-        self, folder: str, adapter: Path, settings: RewriteCaptions, *, name: str, seed: int
-    ) -> None:
-        self.name = name
+    def __init__(self, folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int) -> None:
+        self.name = "transformers"
         self._settings = settings
         self._seed = seed
         self._tokenizer = load_tokenizer(folder)
-        self._model = load_rewriter(folder, adapter, getattr(torch, settings.dtype))
+        self._model: Any = load_rewriter(folder, adapter, getattr(torch, settings.dtype))
         ends = [*_tokens_with_newline(self._tokenizer), self._tokenizer.eos_token_id]
         self._ends = torch.tensor(ends, device=self._model.device)
 
@@ -101,19 +99,6 @@ class TransformersRewriter:
             RewriteAnswer(request.id, text, done)
             for request, text, done in zip(requests, texts, complete, strict=True)
         ]
-
-
-def answers_digest(folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int) -> str:
-    """SHA-256 of all that decides an answer, the request apart: weights, settings, seed, code, versions."""
-    modules = (__file__, answers.__file__, keyed.__file__, language_model.__file__, prompts.__file__)
-    parts = [
-        settings.model_dump_json(),
-        f"seed {seed} threads {threads} torch {torch.__version__} transformers {transformers.__version__}",
-        language_model.folder_digest(folder),
-        language_model.folder_digest(adapter),
-        *(Path(module).read_text(encoding="utf-8") for module in modules),
-    ]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 class KeyedSampler(LogitsProcessor):

@@ -17,9 +17,13 @@ def count_states(text_labels: Sequence[str], image_labels: Sequence[str]) -> dic
 
 
 def label_error(truth: Sequence[bool], labelled: Sequence[bool]) -> dict[str, Any]:
-    """Counts and rates of one modality; True is unsafe. A rate whose denominator is 0 is None (unmeasured)."""
+    """Counts and rates of one modality; True is unsafe. A rate over nothing is None (unmeasured)."""
     true, said = np.asarray(truth, bool), np.asarray(labelled, bool)
-    hits, false_alarms, misses = int((true & said).sum()), int((~true & said).sum()), int((true & ~said).sum())
+    hits, false_alarms, misses = (
+        int((true & said).sum()),
+        int((~true & said).sum()),
+        int((true & ~said).sum()),
+    )
     return {
         "n": len(true),
         "unsafe": int(true.sum()),
@@ -37,11 +41,11 @@ def error_report(
 ) -> dict[str, Any]:
     """`label_error` over all rows, and over the rows of each concept category with the worst one named."""
     true, said = np.asarray(truth, bool), np.asarray(labelled, bool)
-    report = label_error(true, said)
+    report = label_error(list(true), list(said))
     by_category = {}
     for name in sorted({name for names in categories for name in names}):
         rows = np.array([name in names for names in categories], bool)
-        by_category[name] = label_error(true[rows], said[rows])
+        by_category[name] = label_error(list(true[rows]), list(said[rows]))
     report["by_category"] = by_category
     if by_category:
         report["worst_category"] = min(by_category, key=lambda name: by_category[name]["accuracy"])

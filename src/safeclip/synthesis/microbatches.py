@@ -6,6 +6,7 @@ how often the run was killed cannot change a byte, since floating point depends 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,12 +18,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import transformers
 
 from safeclip.errors import ModelError
+from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
+from safeclip.synthesis.language_model import folder_digest
 
 Batch = tuple[RewriteRequest, ...]
+_HERE = Path(__file__).parent
+_CODE = (
+    "engines.py", "answers.py", "keyed.py", "language_model.py", "prompts.py", "../guard.py",
+    "../guard_terms.yaml",
+)  # fmt: skip
 
 
 @dataclass
@@ -53,6 +62,24 @@ class RewriteJob:
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:05d}.json"
+
+
+def answers_digest(folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int) -> str:
+    """SHA-256 of all that decides an outcome, the request apart: weights, settings, seed, code, versions."""
+    parts = [
+        settings.model_dump_json(),
+        f"seed {seed} threads {threads} torch {torch.__version__} transformers {transformers.__version__}",
+        folder_digest(folder),
+        folder_digest(adapter),
+        *((_HERE / name).read_text(encoding="utf-8") for name in _CODE),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def checkpoint_folder(root: Path, digest: str, requests: Sequence[RewriteRequest]) -> Path:
+    """Where the micro-batches of this job are kept: another job never finds them."""
+    asked = json.dumps([asdict(request) for request in requests])
+    return root / hashlib.sha256(f"{digest}\0{asked}".encode()).hexdigest()[:16]
 
 
 def micro_batches(requests: Sequence[RewriteRequest], batch_size: int) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""The curated caption pairs that teach the rewriter: JSON Lines, one pair a line, checked before any model runs."""
+"""The curated caption pairs that teach the rewriter: JSON Lines, one a line, checked before any model runs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class CuratedPair(BaseModel):
 def load_pairs(path: Path | str, guard: Guard, taxonomy: Taxonomy) -> list[CuratedPair]:
     """Read and check the pairs, in the file's order.
 
-    `DataError` names the file, the line and the fault, never the text: broken JSON, unknown keys, repeated ids
-    or safe captions, a concept or categories that are not the taxonomy's, a caption refused by the guard.
+    `DataError` names the file, the line and the fault, never the text: broken JSON, unknown keys, repeated
+    ids or safe captions, a concept or categories that are not the taxonomy's, a refusal of the guard.
     """
     path = Path(path)
     try:

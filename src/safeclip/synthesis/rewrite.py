@@ -34,18 +34,20 @@ def make_requests(
 
 
 def make_rows(
-    captions: Mapping[str, SafeCaption],
-    requests: Mapping[str, RewriteRequest],
+    captions: Sequence[SafeCaption],
+    requests: Sequence[RewriteRequest],
     outcomes: Sequence[Outcome],
     *,
     rewriter: str,
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Accepted outcomes as rows of `records.CAPTIONS`, rejected ones as rows of `records.QUARANTINE`."""
+    by_id = {caption.id: caption for caption in captions}
+    asked = {request.id: request for request in requests}
     rows, rejected = [], []
     for outcome in outcomes:
         if outcome.text is not None:
-            caption, request = captions[outcome.id], requests[outcome.id]
+            caption, request = by_id[outcome.id], asked[outcome.id]
             rows.append(
                 {
                     "id": outcome.id,
@@ -73,7 +75,7 @@ def count_rows(total: int, rows: int, rejected: int, destroyed: int, max_lost: f
     if lost > max_lost * total:
         raise DataError(
             f"{STAGE}: {lost} of {total} rows lost ({rejected} quarantined, {destroyed} destroyed), more "
-            f"than `rewrite_captions.max_lost` = {max_lost}; tune the rewriter longer or lower its temperature"
+            f"than `rewrite_captions.max_lost` = {max_lost}; tune longer or lower the temperature"
         )
     return counts
 

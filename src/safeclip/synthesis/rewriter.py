@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import set_seed
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 from safeclip.errors import TrainingError
@@ -52,10 +62,40 @@ class AnswerTrainer(SFTTrainer):
         return torch.nn.functional.cross_entropy(logits, targets[answer])
 
 
-def tune(folder: str, pairs: Sequence[CuratedPair], settings: TuneRewriter, *, seed: int) -> SFTTrainer:
-    """Fine-tune the model in `folder` on the pairs; the trainer holds the adapter and the loss of each step.
+class _Progress(TrainerCallback):
+    """Hands (step, loss) on; stands in for the trainer's own printing."""
 
-    Deterministic on one machine type and thread count. `TrainingError` if the loss is not a number.
+    def __init__(self, report: Callable[[int, float], None]) -> None:
+        self._report = report
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any
+    ) -> None:
+        logs = context["logs"]
+        if "loss" in logs:
+            self._report(state.global_step, float(logs["loss"]))
+
+
+@dataclass(frozen=True)
+class TunedRewriter:
+    """The model with its adapter, and the loss of each optimiser step, in order."""
+
+    model: PeftModel
+    losses: tuple[float, ...]
+
+
+def tune(
+    folder: str,
+    pairs: Sequence[CuratedPair],
+    settings: TuneRewriter,
+    *,
+    seed: int,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> TunedRewriter:
+    """Fine-tune the model in `folder` on the pairs: LoRA, loss on the answers.
+
+    Deterministic on one machine type and thread count; `report` is called with each step and its loss.
+    `TrainingError` if the loss is not a number.
     """
     set_seed(seed)
     disable_progress_bars()
@@ -66,28 +106,26 @@ def tune(folder: str, pairs: Sequence[CuratedPair], settings: TuneRewriter, *, s
             args=_arguments(settings, scratch, seed),
             train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
             processing_class=load_tokenizer(folder),
+            callbacks=[_Progress(report)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
-    if any(loss != loss for _, loss in losses(trainer)):
+    losses = tuple(float(log["loss"]) for log in trainer.state.log_history if "loss" in log)
+    if not all(map(math.isfinite, losses)):
         raise TrainingError("tune_rewriter: the loss is not a number; lower `tune_rewriter.learning_rate`")
-    return trainer
+    return TunedRewriter(model, losses)
 
 
-def losses(trainer: SFTTrainer) -> list[tuple[int, float]]:
-    """(step, loss) of every optimiser step."""
-    return [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
-
-
-def save_rewriter(trainer: SFTTrainer, spec: str, out: Path) -> None:
+def save_rewriter(tuned: TunedRewriter, spec: str, out: Path) -> None:
     """Write `adapter/` (peft: safetensors and config) and `loss.csv`; the same bytes for the same weights."""
     adapter = out / "adapter"
-    trainer.model.save_pretrained(adapter)
+    tuned.model.save_pretrained(str(adapter))
     (adapter / "README.md").unlink(missing_ok=True)
     _settle_config(adapter / "adapter_config.json", spec)
     with (out / "loss.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["step", "loss"])
-        writer.writerows((step, f"{loss:.4f}") for step, loss in losses(trainer))
+        writer.writerows((step, f"{loss:.4f}") for step, loss in enumerate(tuned.losses, start=1))
 
 
 def _with_lora(model: torch.nn.Module, settings: TuneRewriter) -> PeftModel:

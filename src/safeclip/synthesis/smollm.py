@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from safeclip.errors import ModelError
@@ -63,11 +63,12 @@ def _converted(gguf: Path, cache: Path) -> Path:
 def _convert(gguf: Path, target: Path) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    print(f"{NAME}: converting the weights (once)", flush=True)
     source, file = str(gguf.parent), gguf.name
     AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(target)
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     config = quantised.config
     del config.quantization_config  # or transformers refuses to save
-    plain = LlamaForCausalLM(config)
+    plain = AutoModelForCausalLM.from_config(config)
     plain.load_state_dict(quantised.state_dict())
-    plain.to(torch.bfloat16).save_pretrained(target)
+    plain.to(dtype=torch.bfloat16).save_pretrained(target)

@@ -1,8 +1,8 @@
 """Near-duplicates of safe items, so that none stands in two splits.
 
-Captions: the same content words in any order. Pictures: 16 x 16 thumbnails whose root-mean-square difference
-is at most a few levels of 255, which survives re-encoding and resizing. Only pairs across splits are compared,
-in blocks: N_a x N_b x 768 multiplications, never a table of N x N.
+Captions: the same content words in any order. Pictures: 16 x 16 thumbnails whose root-mean-square
+difference is at most a few levels of 255, which survives re-encoding and resizing. Only pairs across splits
+are compared, in blocks: N_a x N_b x 768 multiplications, never a table of N x N.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ _SIDE = 16
 _BLOCK = 2048
 _WORD = re.compile(r"[^\W_]+")
 _FUNCTION_WORDS = frozenset(
-    "a an the and or of in on at to from by with near next under over behind beside between into onto for "
-    "is are was be being there this that these those it its his her their while as some".split()
+    _WORD.findall(
+        "a an the and or of in on at to from by with near next under over behind beside between into "
+        "onto for is are was be being there this that these those it its his her their while as some"
+    )
 )
 
 

@@ -30,7 +30,7 @@ from safeclip.validation.images import ExpectColumnValuesToBeImages
 
 @dataclass(frozen=True)
 class Check:
-    """One promise. With a `reason` it is about rows, which go to quarantine; without, the whole data set fails."""
+    """One promise. With a `reason` it is about rows, which go to quarantine; without, about all data."""
 
     name: str
     promise: str
@@ -198,7 +198,7 @@ def _balance_checks(bounds: ValidateData, categories: Collection[str]) -> list[C
 
 
 def run(checks: Sequence[Check], frame: pd.DataFrame) -> list[Finding]:
-    """Ask all `checks` of `frame`, in one suite; `DataError` unless exactly one result comes back for each."""
+    """Ask all `checks` of `frame` in one suite; `DataError` unless exactly one result comes back for each."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     suite = ExpectationSuite(name="data_contract")

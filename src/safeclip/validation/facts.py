@@ -1,4 +1,4 @@
-"""What the expectations speak about: one pandas row a quadruplet, with measured columns beside the contract's."""
+"""What the expectations speak about: a row a quadruplet, measured columns beside the contract's."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ def join_rows(captions: pa.Table, images: pa.Table, labels: pa.Table) -> pd.Data
 
 
 def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]) -> pd.DataFrame:
-    """Add what each row shows by itself to the QUADRUPLETS columns; nulls stay null for the not-null checks."""
+    """Add what each row shows by itself to the QUADRUPLETS columns; nulls stay null."""
     frame = rows.copy()
     safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
     tags = [_tags(value) for value in frame["categories"]]
     frame["safe_words"] = _measured(safe, lambda text: len(text.split()))
     frame["generated_words"] = _measured(generated, lambda text: len(text.split()))
-    frame["similarity"] = [None if a is None or b is None else _similarity(a, b) for a, b in zip(safe, generated, strict=True)]
+    frame["similarity"] = [
+        None if a is None or b is None else _similarity(a, b) for a, b in zip(safe, generated, strict=True)
+    ]
     frame["similarity"] = frame["similarity"].astype("float64")
     frame["earlier_same_caption"] = _earlier(safe, frame["split"])
-    frame["categories_known"] = [t is None or bool(t) and set(t) <= set(categories) for t in tags]
+    frame["categories_known"] = [t is None or (bool(t) and set(t) <= set(categories)) for t in tags]
     frame["guard_clear"] = [_clear(guard, *row) for row in zip(safe, generated, tags, strict=True)]
     _add_shares(frame, tags, categories)
     return frame
@@ -62,7 +64,9 @@ def measure_leaks(rows: pd.DataFrame, *, near_levels: float) -> pd.DataFrame:
     frame["caption_in_other_split"] = shared_across_splits([c and c.casefold() for c in safe], splits)
     frame["words_in_other_split"] = shared_across_splits([c and content_words(c) for c in safe], splits)
     frame["image_in_other_split"] = shared_across_splits(images, splits)
-    frame["near_image_in_other_split"] = near_across_splits([thumbnail(i) for i in images], splits, near_levels)
+    frame["near_image_in_other_split"] = near_across_splits(
+        [thumbnail(i) for i in images], splits, near_levels
+    )
     return frame
 
 

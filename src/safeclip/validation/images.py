@@ -1,4 +1,4 @@
-"""A Great Expectations expectation of our own: a column of bytes holds pictures that decode and are large enough."""
+"""An expectation of our own: a column of bytes holds pictures that decode and are large enough."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PIXELS = 50_000_000  # a larger one is refused before it is decoded
 
 
 def image_fault(image: bytes, min_side: int) -> str | None:
-    """Why these bytes are no usable picture, or None: PNG or JPEG, decodes whole, each side at least `min_side`."""
+    """Why these bytes are no usable PNG or JPEG with sides of at least `min_side` pixels, or None."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             width, height = opened.size
@@ -35,7 +35,7 @@ class ColumnValuesAreImages(ColumnMapMetricProvider):
     condition_value_keys = ("min_side",)
 
     @column_condition_partial(engine=PandasExecutionEngine)
-    def _pandas(cls, column: pd.Series, min_side: int, **_: Any) -> pd.Series:  # noqa: N805
+    def _pandas(cls, column: pd.Series, min_side: int, **_: Any) -> pd.Series:
         return column.map(lambda image: image_fault(image, min_side) is None).astype(bool)
 
 

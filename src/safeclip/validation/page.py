@@ -46,7 +46,7 @@ def _state_bar(split: str, states: Mapping[str, float | None]) -> Markup:
 
 
 def choose_samples(rows: pd.DataFrame, count: int) -> list[dict[str, Any]]:
-    """At most `count` rows, label states in turn, each state's first ids first; pictures ready for the page."""
+    """At most `count` rows: label states in turn, by id; pictures ready for the page."""
     by_state = [rows[rows[state] == 1.0].sort_values("id").head(count) for state in STATES]
     turns = [state.iloc[turn] for turn in range(count) for state in by_state if turn < len(state)]
     return [_sample(row) for row in turns[:count]]

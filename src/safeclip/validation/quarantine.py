@@ -1,10 +1,11 @@
-"""Rejected rows and the books: in = out + quarantined + destroyed, per stage and in all. Nothing goes silently."""
+"""Rejected rows and the books: in = out + quarantined + destroyed, per stage and in all."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import pyarrow as pa
 
@@ -53,10 +54,9 @@ def imbalances(accounts: Sequence[Account], quarantine: pa.Table) -> list[str]:
         if account.lost:
             faults.append(f"{account.stage} lost {account.lost} of {account.rows_in} rows")
         if listed[account.stage] != account.quarantined:
-            faults.append(
-                f"{account.stage} counts {account.quarantined} quarantined rows and lists {listed[account.stage]}"
-            )
-    for before, after in zip(accounts, accounts[1:], strict=False):
+            told = f"counts {account.quarantined} quarantined rows and lists {listed[account.stage]}"
+            faults.append(f"{account.stage} {told}")
+    for before, after in pairwise(accounts):
         if before.out != after.rows_in:
             faults.append(f"{before.stage} sent {before.out} rows and {after.stage} received {after.rows_in}")
     repeated = [row_id for row_id, times in Counter(quarantine["id"].to_pylist()).items() if times > 1]
@@ -86,6 +86,4 @@ def by_reason(quarantine: pa.Table) -> dict[str, dict[str, int]]:
 
 def as_rows(accounts: Sequence[Account]) -> list[dict]:
     """Accounts as plain dictionaries for summary.json."""
-    return [
-        {"in" if key == "rows_in" else key: value for key, value in asdict(a).items()} for a in accounts
-    ]
+    return [{"in" if key == "rows_in" else key: value for key, value in asdict(a).items()} for a in accounts]
