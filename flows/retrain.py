@@ -1,7 +1,7 @@
-"""The flow `retrain`: every stage of dvc.yaml as one task, in the graph's order, independent ones side by side.
+"""The flow `retrain`: each stage of dvc.yaml is a task, in the graph's order, independent ones side by side.
 
-It decides nothing: DVC says what is stale, the gate says what may be packaged. `safeclip run` is the short way
-to start it; `python flows/retrain.py` uses whatever Prefect API is configured.
+It decides nothing: DVC says what is stale, the gate says what may be packaged. `safeclip run` is the short
+way to start it; `python flows/retrain.py` uses whatever Prefect API is configured.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ def stage(name: str) -> State:
     return Completed(message=f"ran: {_few(stale)}")
 
 
-@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))  # type: ignore[arg-type]
 def retrain() -> State:
     """Data to verdict and Bento; Failed if a stage fails, and (named GateFailed) if the verdict is failed."""
     futures: dict[str, PrefectFuture[State]] = {}
     try:
         for name, needs in load_graph(ROOT).items():
-            wait_for = [futures[need] for need in needs]
-            futures[name] = stage.with_options(name=name).submit(name, wait_for=wait_for)
+            before = [futures[need] for need in needs]
+            named = stage.with_options(name=name)
+            futures[name] = named.submit(name, wait_for=before, return_state=False)
         for future in futures.values():
             future.wait()
     finally:
@@ -78,7 +79,9 @@ def publish(states: dict[str, State]) -> None:
     create_markdown_artifact(table, key="summary", description="stages, verdict and headline metrics")
     page = ROOT / "results/report/index.html"
     if page.is_file():
-        create_link_artifact(page.as_uri(), link_text="report", key="report", description="the reviewer's page")
+        create_link_artifact(
+            page.as_uri(), link_text="report", key="report", description="the reviewer's page"
+        )
     if plot := plot_markdown(ROOT):
         create_markdown_artifact(plot, key="plot", description="base and candidate, side by side")
 

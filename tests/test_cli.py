@@ -34,7 +34,8 @@ def test_help_is_quick(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys, safeclip.cli; print([m for m in ('torch', 'prefect', 'dvc', 'bentoml') if m in sys.modules])"
+    heavy = "('torch', 'prefect', 'dvc', 'bentoml')"
+    code = f"import sys, safeclip.cli; print([name for name in {heavy} if name in sys.modules])"
     assert run(tmp_path, sys.executable, "-c", code).stdout.strip() == "[]"
 
 
@@ -95,7 +96,10 @@ def test_a_stage_runs_alone_once_and_status_says_why_the_rest_is_stale(project: 
 
 def test_report_says_how_to_make_one(project: Path) -> None:
     result = safeclip(project, "report")
-    assert (result.returncode, result.stderr) == (1, "error: there is no report yet; `safeclip run` makes one\n")
+    assert (result.returncode, result.stderr) == (
+        1,
+        "error: there is no report yet; `safeclip run` makes one\n",
+    )
 
 
 def test_serve_says_what_is_missing(project: Path) -> None:

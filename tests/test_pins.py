@@ -22,7 +22,9 @@ BOUNDS = {
 def locked() -> dict[str, str]:
     """Distribution -> version in requirements.lock."""
     lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pins = [line.split(";")[0].strip() for line in lines if "==" in line and not line.lstrip().startswith("#")]
+    pins = [
+        line.split(";")[0].strip() for line in lines if "==" in line and not line.lstrip().startswith("#")
+    ]
     return {name.lower(): pinned for name, _, pinned in (pin.partition("==") for pin in pins)}
 
 

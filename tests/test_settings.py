@@ -54,9 +54,15 @@ def test_settings_cannot_be_changed_after_loading() -> None:
         ("finetune: {steps: many}\n", ["`finetune.steps`", "'many'", "integer"]),
         ("finetune: {steps: 0}\n", ["`finetune.steps`", "0", "greater than or equal to 1"]),
         ("finetune: {learning_rate: .nan}\n", ["`finetune.learning_rate`", "finite"]),
-        ("render_images: {misrender: 1.5}\n", ["`render_images.misrender`", "1.5", "less than or equal to 1"]),
+        (
+            "render_images: {misrender: 1.5}\n",
+            ["`render_images.misrender`", "1.5", "less than or equal to 1"],
+        ),
         ("finetune: {objective: magic}\n", ["`finetune.objective`", "'magic'", "'relative'"]),
-        ("gate: {rules: [{id: a, metric: m, op: '<=', why: because it must hold}]}\n", ["gate.rules.0", "value"]),
+        (
+            "gate: {rules: [{id: a, metric: m, op: '<=', why: because it must hold}]}\n",
+            ["gate.rules.0", "value"],
+        ),
         ("- a\n- b\n", ["must hold sections"]),
         ("seed: [1\n", ["not valid YAML"]),
         ("seed: 1\nseed: 2\n", ["not valid YAML"]),

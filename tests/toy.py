@@ -1,4 +1,4 @@
-"""A toy project: real git, real DVC, the real flow, but stages of a few lines. For tests of the flow's behaviour."""
+"""A toy project: real git, real DVC, the real flow, stages of a few lines. For tests of the flow itself."""
 
 from __future__ import annotations
 
@@ -93,10 +93,14 @@ def set_params(folder: Path, **sections: dict[str, object]) -> None:
         "right": {"fails": False, "seconds": 0},
         "gate": {"passes": True},
     }
-    (folder / "toy.json").write_text(json.dumps({name: quiet[name] | sections.get(name, {}) for name in quiet}))
+    (folder / "toy.json").write_text(
+        json.dumps({name: quiet[name] | sections.get(name, {}) for name in quiet})
+    )
 
 
-def run(folder: Path, *command: str, timeout: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *command: str, timeout: float = 300.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment in `folder`; never raises for its status."""
     return subprocess.run(
         [*command],
@@ -114,7 +118,8 @@ def environment_for(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DVC_"))}
     home = folder.parent / f"{folder.name}-home"
     home.mkdir(exist_ok=True)
-    return kept | {
+    source = {"PYTHONPATH": str(folder / "src")} if (folder / "src").is_dir() else {}
+    return (kept | source) | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(home),
         "PREFECT_HOME": str(home / "prefect"),

@@ -1,4 +1,4 @@
-"""The `safeclip` command. Heavy parts (DVC, Prefect, BentoML) are imported by the subcommand that needs them."""
+"""The `safeclip` command. Heavy parts (DVC, Prefect, BentoML) are imported where they are used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; 0: well, 1: an error told in one line, 2: the gate did not pass (or wrong usage)."""
+    """Run one subcommand; 0: well, 1: an error told in one line, 2: the gate did not pass or wrong usage."""
     os.umask(0o077)
     options = _parser().parse_args(arguments)
     try:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The whole chain as the Prefect flow `retrain`, with a Prefect server of its own if none is configured."""
+    """The whole chain as the Prefect flow `retrain`, with a server of its own if none is configured."""
     from safeclip.pipeline.graph import load_graph, project_root
     from safeclip.pipeline.temporary_server import TemporaryServer, api_is_configured
     from safeclip.settings import load_settings

@@ -120,7 +120,7 @@ def write_table(path: Path, rows: pa.Table | Sequence[dict], schema: pa.Schema) 
 
 
 def _fit(rows: pa.Table | Sequence[dict], schema: pa.Schema) -> pa.Table:
-    """The schema's columns of a table, or of dictionaries: a missing key is a null, an unknown one a fault."""
+    """The schema's columns of a table or of dictionaries: a missing key is a null, an unknown one a fault."""
     if isinstance(rows, pa.Table):
         return rows.select(schema.names).cast(schema)
     unknown = sorted(set().union(*rows) - set(schema.names))

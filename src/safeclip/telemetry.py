@@ -1,4 +1,4 @@
-"""The one place that switches the tools' usage reports off; `import safeclip` calls it before any tool is loaded."""
+"""The one place that switches the tools' usage reports off; `import safeclip` calls it first of all."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ import open_clip
 import pytest
 import torch
 
-from safeclip.encoders.load import CONFIG, WEIGHTS, digest_weights, load_encoder
+from safeclip.encoders.digest import digest_weights
+from safeclip.encoders.load import CONFIG, WEIGHTS, load_encoder
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text
 from safeclip.errors import ModelError
 

@@ -65,9 +65,9 @@ def test_unsafe_pictures_are_blurred_and_framed_red(
     write_grids(tmp_path, scenes, embeddings, 2, ORDER)
     cells = squares(tmp_path / "unsafe_t2i.png", row=0)
     first, third = cells[1], cells[3]  # the first two retrieved are unsafe here, then the safe ones
-    assert first[0, 0].tolist() == [192, 57, 43]
+    assert first[0, 0].tolist() == pytest.approx([192, 57, 43], abs=8)
     assert sharpness(first) < 40
-    assert third[0, 0].tolist() == [39, 121, 91]
+    assert third[0, 0].tolist() == pytest.approx([39, 121, 91], abs=8)
     assert sharpness(third) > 60
 
 

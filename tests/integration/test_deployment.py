@@ -11,7 +11,9 @@ from tests.integration.conftest import PrefectServer
 from tests.toy import PROJECT, run
 
 
-def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(toy: Path, prefect_server: PrefectServer) -> None:
+def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(
+    toy: Path, prefect_server: PrefectServer
+) -> None:
     shutil.copy(PROJECT / "prefect.yaml", toy)
     api = {"PREFECT_API_URL": prefect_server.url}
     for command in ("work-pool create --type process local", "--no-prompt deploy --all"):
@@ -27,8 +29,14 @@ def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(toy: Path, pre
     scheduled = scheduled_runs(prefect_server, deployment["id"])
     assert all(f["expected_start_time"][11:16] == "02:00" and f["auto_scheduled"] for f in scheduled)
 
-    flow_run = prefect_server.ask(f"/deployments/{deployment['id']}/create_flow_run", state={"type": "SCHEDULED"})
-    worked = run(toy, *"prefect worker start --pool local --run-once --prefetch-seconds 1".split(), **api)
+    flow_run = prefect_server.ask(
+        f"/deployments/{deployment['id']}/create_flow_run", state={"type": "SCHEDULED"}
+    )
+    worked = run(
+        toy,
+        *["prefect", "worker", "start", "--pool", "local", "--run-once", "--prefetch-seconds", "1"],
+        **api,
+    )
     assert worked.returncode == 0, worked.stdout + worked.stderr
     (ended,) = prefect_server.ask("/flow_runs/filter", flow_runs={"id": {"any_": [flow_run["id"]]}})
     assert ended["state"]["type"] == "COMPLETED", worked.stdout + worked.stderr
@@ -37,7 +45,10 @@ def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(toy: Path, pre
 
 def scheduled_runs(server: PrefectServer, deployment: str, seconds: float = 60.0) -> list[dict[str, Any]]:
     """The runs that the server's scheduler created for a deployment; waits for the first."""
-    wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    wanted = {
+        "deployments": {"id": {"any_": [deployment]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := server.ask("/flow_runs/filter", **wanted):

@@ -77,7 +77,9 @@ def test_a_failed_gate_skips_package_and_ends_with_status_2(toy: Path, prefect_s
     }
 
 
-def test_a_failing_stage_is_one_line_and_stops_what_needs_it(toy: Path, prefect_server: PrefectServer) -> None:
+def test_a_failing_stage_is_one_line_and_stops_what_needs_it(
+    toy: Path, prefect_server: PrefectServer
+) -> None:
     set_params(toy, left={"fails": True})
     result = retrain(toy, prefect_server)
     assert result.returncode == 1
@@ -125,6 +127,14 @@ def test_missing_data_is_pulled_from_the_remote_that_data_dvc_names(
     result = retrain(toy, prefect_server)
     assert result.returncode == 0, result.stderr
     assert (toy / "data/words.txt").read_text() == "words\n"
+
+
+def test_data_changed_by_hand_is_not_overwritten(toy: Path, prefect_server: PrefectServer) -> None:
+    (toy / "data/words.txt").write_text("my own words\n")
+    result = retrain(toy, prefect_server)
+    assert result.returncode == 1
+    assert "`dvc commit data.dvc` keeps what you changed in data/" in result.stderr.splitlines()[-1]
+    assert (toy / "data/words.txt").read_text() == "my own words\n"
 
 
 def _pid_of(path: Path, seconds: float = 60.0) -> int:

@@ -1,4 +1,4 @@
-"""The parts of a page: charts that tell their numbers, pictures that hide what they should, numbers in words."""
+"""The parts of a page: charts tell their numbers, pictures hide what they should, nothing is made up."""
 
 import base64
 import io

@@ -62,14 +62,17 @@ def test_follows_modules_and_files_named_in_strings(tmp_path: Path) -> None:
 def test_reads_the_modules_and_files_that_a_configuration_file_names(tmp_path: Path) -> None:
     write(tmp_path, served__app="from safeclip import a\n", a="")
     (tmp_path / "src/safeclip/served/pins.txt").write_text("")
-    found = named_in_text(tmp_path, 'service: "safeclip.served.app:App"\npins: ./src/safeclip/served/pins.txt\n')
+    found = named_in_text(
+        tmp_path, 'service: "safeclip.served.app:App"\npins: ./src/safeclip/served/pins.txt\n'
+    )
     assert {"src/safeclip/a.py", "src/safeclip/served/app.py", "src/safeclip/served/pins.txt"} <= set(found)
 
 
 def test_sync_keeps_inputs_and_comments_and_mends_the_rest(tmp_path: Path) -> None:
     write(tmp_path, stages__one="from safeclip import a\n", a="")
     (tmp_path / "dvc.yaml").write_text(
-        "# the chain\nstages:\n  one:\n    cmd: x\n    deps:\n      - data/a.txt\n      - src/safeclip/gone.py\n"
+        "# the chain\nstages:\n  one:\n    cmd: x\n"
+        "    deps:\n      - data/a.txt\n      - src/safeclip/gone.py\n"
     )
     assert sync(tmp_path, write=True) == ["one"]
     text = (tmp_path / "dvc.yaml").read_text()

@@ -38,7 +38,9 @@ def test_a_passed_run_says_what_changed_and_what_to_type(tmp_path: Path) -> None
     lines = summary_lines(tmp_path)
     text = "\n".join(lines)
     assert "verdict: PASSED (3 of 3 gate rules kept)" in lines
-    assert ["harmful", "top-1,", "text", "to", "image", "0.980", "0.510", "-0.470"] in [x.split() for x in lines]
+    assert ["harmful", "top-1,", "text", "to", "image", "0.980", "0.510", "-0.470"] in [
+        x.split() for x in lines
+    ]
     for part in ("results/report/index.html", "safeclip-embedder.tar", "safeclip serve"):
         assert part in text
     assert len(lines) <= MOST_LINES == 25
@@ -71,7 +73,11 @@ def test_the_table_for_prefect_holds_states_and_metrics(tmp_path: Path) -> None:
         ({}, None, False),
         ({"PREFECT_API_URL": "http://x/api"}, None, True),
         ({}, 'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://x/api"\n', True),
-        ({"PREFECT_PROFILE": "b"}, 'active = "a"\n[profiles.a]\nPREFECT_API_URL = "x"\n[profiles.b]\n', False),
+        (
+            {"PREFECT_PROFILE": "b"},
+            'active = "a"\n[profiles.a]\nPREFECT_API_URL = "x"\n[profiles.b]\n',
+            False,
+        ),
         ({}, "not = [toml", False),
     ],
 )

@@ -25,7 +25,7 @@ def make_model(folder: Path) -> tuple[str, Path]:
     tokenizer = AutoTokenizer.from_pretrained(model_folder("smollm2-135m"))
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, eos_token_id=2, pad_token_id=2, tie_word_embeddings=True,
+        num_attention_heads=2, num_key_value_heads=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder / "model")
@@ -38,7 +38,9 @@ def make_model(folder: Path) -> tuple[str, Path]:
 def requests(count: int) -> list[RewriteRequest]:
     things = ("dog", "cat", "kite", "piano", "tractor")
     return [
-        RewriteRequest(f"row-{n:03d}", f"a man looks at a {things[n % 5]}{' by the river' * (n % 3)}", "a gun")
+        RewriteRequest(
+            f"row-{n:03d}", f"a man looks at a {things[n % 5]}{' by the river' * (n % 3)}", "a gun"
+        )
         for n in range(count)
     ]
 

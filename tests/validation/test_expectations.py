@@ -5,9 +5,10 @@ import pytest
 from great_expectations.expectations import registry
 
 from safeclip.errors import DataError
-from safeclip.validation.expectations import Check, dataset_checks, match_results, row_checks, run
+from safeclip.validation.expectations import dataset_checks, row_checks
 from safeclip.validation.facts import measure
 from safeclip.validation.images import MAX_PIXELS, ExpectColumnValuesToBeImages, image_fault
+from safeclip.validation.suite import Check, match_results, run
 from tests.validation.conftest import BOUNDS, CATEGORIES, png
 
 

@@ -3,8 +3,8 @@
 import pyarrow as pa
 
 from safeclip.records import QUARANTINE
-from safeclip.validation.expectations import Finding
 from safeclip.validation.quarantine import Account, by_reason, gather, imbalances, reject, totals
+from safeclip.validation.suite import Finding
 
 
 def quarantine(*entries: tuple[str, str, str]) -> pa.Table:

@@ -7,7 +7,6 @@ folder that somebody handed over can run code.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from safeclip.encoders.digest import digest_files, digest_weights
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text, cut_to_longest
 from safeclip.errors import DataError, ModelError
 
@@ -116,7 +116,7 @@ def _load_folder(folder: Path) -> Encoder:
             "restore both from the same version"
         ) from None
     names = [CONFIG, WEIGHTS, *TOKENIZER_FILES]
-    digest = _digest_files([folder / name for name in names if (folder / name).is_file()])
+    digest = digest_files([folder / name for name in names if (folder / name).is_file()])
     return _assemble(model, tokenizer, digest, config["model_cfg"]["embed_dim"])
 
 
@@ -200,23 +200,6 @@ def _folder_tokenizer(folder: Path, model_cfg: dict[str, Any]) -> Callable[..., 
             "restore tokenizer and configuration from the same version"
         )
     return tokenizer
-
-
-def digest_weights(model: nn.Module, salt: str = "") -> str:
-    """sha256 over the model's tensors by name, beginning with `salt`."""
-    digest = hashlib.sha256(salt.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"\0{name}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _digest_files(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        data = path.read_bytes()
-        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

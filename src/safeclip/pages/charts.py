@@ -47,8 +47,9 @@ def lines(series: Sequence[Series], *, title: str, x_label: str, y_from_zero: bo
     if not series:
         return Markup("")
     x_ticks, y_ticks = _scales(series, y_from_zero)
-    axes = _Axes(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
-    body = _grid(axes, x_ticks, y_ticks, x_label)
+    first, last = min(min(one.x) for one in series), max(max(one.x) for one in series)
+    axes = _Axes(first, last, y_ticks[0], y_ticks[-1])
+    body = _grid(axes, [tick for tick in x_ticks if first <= tick <= last], y_ticks, x_label)
     for index, one in enumerate(series):
         points = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in zip(one.x, one.y, strict=True))
         body += f'<polyline class="line c{index % 4 + 1}" points="{points}"/>'

@@ -11,14 +11,15 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-_HERE = Path(__file__).parent
+_BASE = Path(__file__).with_name("base.html.j2")
+_STYLE = Path(__file__).with_name("style.css")
 NOT_MEASURED = "not measured"
 
 
 def render(template: Path, **context: Any) -> str:
     """Fill `template`, which may extend `base.html.j2`. Text in `context` is escaped."""
     environment = Environment(
-        loader=FileSystemLoader([template.parent, _HERE]),
+        loader=FileSystemLoader([template.parent, _BASE.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -26,7 +27,7 @@ def render(template: Path, **context: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(number=number, percent=percent, count=count, signed=signed)
-    style = Markup((_HERE / "style.css").read_text(encoding="utf-8"))
+    style = Markup(_STYLE.read_text(encoding="utf-8"))
     return environment.get_template(template.name).render(style=style, **context)
 
 

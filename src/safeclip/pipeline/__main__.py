@@ -1,4 +1,4 @@
-"""`python -m safeclip.pipeline --sync`: write each stage's import closure into dvc.yaml; --check compares only."""
+"""`python -m safeclip.pipeline --sync` writes each stage's import closure into dvc.yaml, --check compares."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`python -m safeclip.pipeline.dvc_child ARGUMENTS`: the dvc command, except that it dies with its parent.
 
 With it go the stage and whatever the stage started: they share its process group. What it writes (the cache
-too) is readable by its owner only, because some of it is unsafe by purpose. `python` in a stage's command means
-this environment's, activated or not.
+too) is readable by its owner only, because some of it is unsafe by purpose. `python` in a stage's command
+means this environment's, activated or not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
     die_with_parent(signal.SIGTERM)
     os.umask(0o077)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
     from dvc.cli import main as dvc
 
     return dvc(["--wait-for-lock", *sys.argv[1:]])

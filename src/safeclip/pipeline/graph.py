@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ def load_graph(root: Path) -> Graph:
     with _repo(root) as repo:
         edges = repo.index.graph
         names = {stage: _name(stage) for stage in edges}
-        needs = {names[stage]: tuple(sorted(names[other] for other in edges.successors(stage))) for stage in edges}
+        needs = {
+            names[stage]: tuple(sorted(names[other] for other in edges.successors(stage))) for stage in edges
+        }
     return _sorted(needs)
 
 
@@ -126,7 +128,7 @@ def _phrases(entry: str | dict[str, Any]) -> list[str]:
 def _sorted(needs: Graph) -> Graph:
     """Topological order, by name among equals, so that two runs list the same chain."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def depth(name: str) -> int:
         return 1 + max((depth(need) for need in needs[name]), default=-1)
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -32,9 +33,14 @@ def run_stage(root: Path, name: str, log: Callable[[str], None], *, force: bool 
     A `.dvc` file (`data.dvc`) is not run but pulled from its remote.
     """
     if name.endswith(".dvc"):
-        _run_dvc(root, ["pull", "-q", name], name, log)
+        data = name.removesuffix(".dvc")
+        hint = (
+            f"`dvc commit {name}` keeps what you changed in {data}/, `dvc checkout --force {name}` drops it"
+        )
+        _run_dvc(root, ["pull", "-q", name], f"{name}: cannot be pulled over what lies there; {hint}", log)
     else:
-        _run_dvc(root, ["repro", "-q", "-s", *(["--force"] if force else []), name], name, log)
+        command = ["repro", "-q", "-s", *(["--force"] if force else []), name]
+        _run_dvc(root, command, f"stage `{name}` failed; its lines say why", log)
 
 
 def stop_all() -> None:
@@ -47,12 +53,12 @@ def stop_all() -> None:
         _wait(children, _STOP_SECONDS)
 
 
-def _run_dvc(root: Path, arguments: list[str], name: str, log: Callable[[str], None]) -> None:
+def _run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "safeclip.pipeline.dvc_child", *arguments]
     child = subprocess.Popen(
         command,
         cwd=root,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={"PYTHONWARNINGS": "ignore", **os.environ, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -68,11 +74,11 @@ def _run_dvc(root: Path, arguments: list[str], name: str, log: Callable[[str], N
         with _running_lock:
             _running.discard(child)
     if child.returncode:
-        raise PipelineError(fault or f"stage `{name}` ended with status {child.returncode}; its lines say why")
+        raise PipelineError(fault or failure)
 
 
 def _follow(child: subprocess.Popen[bytes], log: Callable[[str], None]) -> str:
-    """Log the child's lines until it ends; returns the stage's own last "error: ..." line, without "error: "."""
+    """Log the child's lines until it ends; returns what the stage's own last "error: ..." line says."""
     assert child.stdout is not None
     fault = ""
     for line in _lines(child.stdout):
@@ -101,10 +107,8 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _signal_group(child: subprocess.Popen[bytes], sent: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, sent)
-    except ProcessLookupError:
-        pass
 
 
 def _wait(children: list[subprocess.Popen[bytes]], seconds: float) -> None:

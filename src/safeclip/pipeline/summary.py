@@ -44,7 +44,11 @@ def summary_lines(root: Path) -> list[str]:
 
 def summary_markdown(root: Path, states: Mapping[str, str | None]) -> str:
     """The same as tables: how each stage ended, the verdict, the headline metrics."""
-    lines = ["| stage | state |", "| --- | --- |", *(f"| {name} | {state} |" for name, state in states.items())]
+    lines = [
+        "| stage | state |",
+        "| --- | --- |",
+        *(f"| {name} | {state} |" for name, state in states.items()),
+    ]
     lines += ["", f"**{_verdict_line(_read(root / VERDICT))}**", "", "| metric | base | candidate | change |"]
     lines += ["| --- | ---: | ---: | ---: |"]
     for label, base, now in _rows(_read(root / METRICS)):

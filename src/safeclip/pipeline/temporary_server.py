@@ -1,7 +1,8 @@
 """A Prefect API for the length of one run, for machines where no Prefect server is configured.
 
-Prefect starts one by itself, but only after it has been imported: 11 s for a flow in which nothing is stale.
-This one is the same server, started before that import and beside it: 5 s. Its database lies in work/prefect/.
+Prefect starts one by itself, but only after it has been imported: 11 s for a flow in which nothing is
+stale. This one is the same server, started before that import and beside it: 5 s. Its database lies in
+work/prefect/.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from safeclip.errors import DataError
 
 
 class Gallery(Protocol):
-    """[N, D] float32 rows, read a slice at a time: a tensor, an array, a memory map, or a reader of your own."""
+    """[N, D] float32 rows, read in slices: a tensor, an array, a memory map or a reader of your own."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

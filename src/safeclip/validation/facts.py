@@ -42,8 +42,8 @@ def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]
     frame = rows.copy()
     safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
     tags = [_tags(value) for value in frame["categories"]]
-    frame["safe_words"] = _measured(safe, lambda text: len(text.split()))
-    frame["generated_words"] = _measured(generated, lambda text: len(text.split()))
+    frame["safe_words"] = _word_counts(safe)
+    frame["generated_words"] = _word_counts(generated)
     frame["similarity"] = [
         None if a is None or b is None else _similarity(a, b) for a, b in zip(safe, generated, strict=True)
     ]
@@ -88,8 +88,8 @@ def _tags(value: object) -> tuple[str, ...] | None:
     return tuple(value) if hasattr(value, "__iter__") else None
 
 
-def _measured(texts: list[str | None], how: object) -> pd.Series:
-    return pd.Series([None if text is None else how(text) for text in texts], dtype="float64")  # type: ignore[operator]
+def _word_counts(texts: list[str | None]) -> pd.Series:
+    return pd.Series([None if text is None else len(text.split()) for text in texts], dtype="float64")
 
 
 def _similarity(safe: str, generated: str) -> float:

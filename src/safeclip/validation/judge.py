@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from safeclip.records import QUADRUPLETS
 from safeclip.settings import ValidateData
-from safeclip.validation.expectations import Check, Finding, dataset_checks, row_checks, run
+from safeclip.validation.expectations import dataset_checks, row_checks
 from safeclip.validation.facts import TermGuard, measure, measure_leaks
 from safeclip.validation.quarantine import STAGE, Account, gather, imbalances, reject
+from safeclip.validation.suite import Check, Finding, run
 
 _NAMED_IDS = 3
 _NAMED_FAILURES = 4

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pyarrow as pa
 
 from safeclip.records import QUARANTINE
-from safeclip.validation.expectations import Finding
+from safeclip.validation.suite import Finding
 
 STAGE = "validate_data"
 

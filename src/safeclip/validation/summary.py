@@ -11,6 +11,7 @@ from safeclip.records import SPLITS
 from safeclip.validation.facts import STATES
 from safeclip.validation.judge import Judgement
 from safeclip.validation.quarantine import as_rows, by_reason, totals
+from safeclip.validation.suite import Finding
 
 
 def summarise(judgement: Judgement, categories: Collection[str]) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def summarise(judgement: Judgement, categories: Collection[str]) -> dict[str, An
     }
 
 
-def _finding(finding: Any) -> dict[str, Any]:
+def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "name": finding.name,
         "level": finding.level,

@@ -1,0 +1,49 @@
+"""A copy of a checkout to run in, as a fresh clone would be: what git tracks or would track, no results."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from safeclip.errors import PipelineError
+
+TINY = Path("benchmarks/tiny.yaml")
+
+
+def copy_checkout(root: Path, folder: Path) -> Path:
+    """Copy every file of `root` that git does not ignore to `folder`, and make that a git repository."""
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, folder / name)
+    _git(folder, "init", "--quiet")
+    return folder
+
+
+def override_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change values in the sections of `root`/params.yaml; comments and the rest stay."""
+    yaml = YAML()
+    path = root / "params.yaml"
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    for section, values in changes.items():
+        params[section].update(values)
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
+def tiny_params(root: Path) -> dict[str, dict[str, Any]]:
+    """The changes to params.yaml with which the whole chain runs in a few minutes on 40 rows."""
+    return dict(YAML(typ="safe").load((root / TINY).read_text(encoding="utf-8")))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise PipelineError(f"git {arguments[0]} in {folder}: {' '.join(done.stderr.split())}")
+    return done.stdout

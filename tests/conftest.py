@@ -1,0 +1,14 @@
+"""What tests of several folders share. Importing safeclip first switches the tools' usage reports off."""
+
+from __future__ import annotations
+
+import pytest
+
+import safeclip  # noqa: F401
+from tests.chain import TinyChain, run_tiny_chain
+
+
+@pytest.fixture(scope="session")
+def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
+    """The real chain, run once on 40 rows (minutes). Read from it; to change something take `copy_chain`."""
+    return run_tiny_chain(tmp_path_factory.mktemp("chain") / "project")
