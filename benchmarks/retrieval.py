@@ -116,7 +116,7 @@ def main() -> None:
     if options.million:
         print(json.dumps(million()))
         return
-    # First, while this process is still small: Linux counts the parent's size at the fork into a child's peak.
+    # First, while this process is small: Linux counts the size of the parent at the fork into the peak.
     child = [sys.executable, __file__, "--million"]
     search = json.loads(subprocess.run(child, check=True, capture_output=True, text=True).stdout)
     figures = machine() | search | compare(5 if options.quick else 15)

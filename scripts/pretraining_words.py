@@ -1,4 +1,4 @@
-"""What the base encoder's pretraining reads: captions, phrases and common words, and the tokenizer they give."""
+"""What pretraining reads: captions, phrases and common words, and the tokenizer they give."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def make_scenery(data: Path, scenes: HeldOut) -> Scenery:
 def write_tokenizer(
     folder: Path, data: Path, scenery: Scenery, *, size: int, context_length: int, seed: int
 ) -> None:
-    """Train a vocabulary of `size` tokens on drawn captions, the data's own captions and common English words."""
+    """Train `size` tokens on drawn captions, the data's own captions and common English words."""
     drawn = [c for step in range(20) for c in write_captions(scenery, seed, 10**6 + step, 256)]
     pieces = count_pieces(
         [

@@ -111,8 +111,7 @@ def serve(options: argparse.Namespace) -> int:
     """The packaged Bento over HTTP."""
     from safeclip.serving.run import serve as serve_bento
 
-    serve_bento(options.bento, host=options.host, port=options.port)
-    return 0
+    return serve_bento(options.bento, host=options.host, port=options.port)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -62,7 +62,7 @@ class RewriteCaptions(Section):
     """Safe caption + sampled concept -> unsafe caption."""
 
     engine: Literal["transformers"] = "transformers"
-    batch_size: Positive = 32  # rows a micro-batch; part of the data (floating point differs by batch)
+    batch_size: Positive = 64  # rows a micro-batch; part of the data (floating point differs by batch)
     max_new_tokens: Positive = 24
     temperature: Rate = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95

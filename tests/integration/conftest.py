@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ import httpx
 import pytest
 
 from tests.toy import environment_for, make_toy
+
+
+_DYING_WITH_US = """
+import os, signal, sys
+from safeclip.stages.stage import die_with_parent
+die_with_parent(signal.SIGTERM)
+os.execvp("prefect", ["prefect", *sys.argv[1:]])
+"""
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,17 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
     }
-    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        _DYING_WITH_US,
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -20,7 +20,9 @@ def write_results(root: Path, *, passed: bool, rules: int = 3) -> None:
         "zeroshot": {"top1": 0.66},
     }
     better = json.loads(json.dumps(tree).replace("0.98", "0.51"))
-    all_rules = [{"id": f"r{i}", "metric": "m", "bound": 0.7, "passed": passed} for i in range(rules)]
+    all_rules = [
+        {"id": f"r{i}", "why": "change = 1; 1 > 0; since so", "passed": passed} for i in range(rules)
+    ]
     for name, value in {
         "evaluate/metrics.json": {"base": tree, "candidate": better, "production": None},
         "gate/verdict.json": {"passed": passed, "rules": all_rules},
@@ -50,7 +52,7 @@ def test_a_failed_run_names_the_broken_rules_and_stays_short(tmp_path: Path) -> 
     write_results(tmp_path, passed=False, rules=40)
     lines = summary_lines(tmp_path)
     assert any(line.startswith("verdict: FAILED") for line in lines)
-    assert "  broken: r0 (m, bound 0.7)" in lines
+    assert "  broken: r0: change = 1; 1 > 0" in lines
     assert "Bento   none: the gate did not pass" in lines
     assert len(lines) <= MOST_LINES
 

@@ -21,7 +21,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from safeclip.encoders.digest import digest_files, digest_weights
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text, cut_to_longest

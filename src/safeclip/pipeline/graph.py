@@ -53,19 +53,17 @@ def changes(root: Path, name: str) -> list[str]:
     Only its own inputs, outputs, params and command count: ask again after the stages it needs have run.
     """
     with _one_at_a_time, _repo(root) as repo, repo.lock:
-        stage = _find(repo, name)
-        if stage.deps and not any(dependency.hash_info for dependency in stage.deps):
-            return ["never run"]
-        status = stage.status()
-    return [phrase for entries in status.values() for entry in entries for phrase in _phrases(entry)]
+        return _changes(_find(repo, name))
 
 
 def all_changes(root: Path) -> dict[str, list[str]]:
     """Stage name -> why it is stale, in graph order; a stage is stale too if one that it needs will rerun."""
     reasons: dict[str, list[str]] = {}
-    for name, needs in load_graph(root).items():
-        stale = [f"{need} is stale" for need in needs if reasons[need]]
-        reasons[name] = changes(root, name) + stale
+    graph = load_graph(root)
+    with _one_at_a_time, _repo(root) as repo, repo.lock:
+        for name, needs in graph.items():
+            stale = [f"{need} is stale" for need in needs if reasons[need]]
+            reasons[name] = _changes(_find(repo, name)) + stale
     return reasons
 
 
@@ -111,6 +109,13 @@ def _find(repo: Repo, name: str) -> Stage:
         if _name(stage) == name:
             return stage
     raise PipelineError(f"no stage `{name}` in dvc.yaml")
+
+
+def _changes(stage: Stage) -> list[str]:
+    if stage.deps and not any(dependency.hash_info for dependency in stage.deps):
+        return ["never run"]
+    entries = [entry for entries in stage.status().values() for entry in entries]
+    return [phrase for entry in entries for phrase in _phrases(entry)]
 
 
 def _phrases(entry: str | dict[str, Any]) -> list[str]:

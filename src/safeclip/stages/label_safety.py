@@ -76,7 +76,7 @@ def _score_texts(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> 
 def _score_images(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> np.ndarray:
     encoder = load_encoder(Path(settings.data.path) / "base_encoder")
     phrases = [phrase.text for phrase in taxonomy.phrases]
-    labeller = PromptImageLabeller(encoder, phrases, _training_captions(captions), seed=settings.seed)
+    labeller = PromptImageLabeller(encoder, phrases, _training_captions(captions))
     scores: dict[str, float] = {}
     for shard in sorted(RENDERED.glob("images-*.parquet")):
         images = read_table(shard, IMAGES)

@@ -152,8 +152,9 @@ def _arguments(settings: TuneRewriter, scratch: str, seed: int) -> SFTConfig:
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_steps,
         completion_only_loss=True,
-        gradient_checkpointing=False,  # memory is not short here, and it costs a third more time
+        activation_checkpointing=False,  # memory is not short here, and it costs a third more time
         bf16=False,  # no autocast: the weights are loaded in the type asked for
+        dataloader_pin_memory=False,
         max_length=256,
         seed=seed,
         data_seed=seed,

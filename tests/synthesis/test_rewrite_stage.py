@@ -1,0 +1,61 @@
+"""The stage rewrite_captions as it is run: rows add up, many losses stop it, nothing unsafe is left lying."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from safeclip.errors import DataError
+from safeclip.records import CAPTIONS, QUARANTINE, read_table
+from safeclip.settings import Compute, Data, RewriteCaptions, Settings, TuneRewriter
+from safeclip.stages.rewrite_captions import rewrite_captions
+from tests.synthesis.tiny import make_model
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A project of 12 rows whose rewriter has random weights: its answers are noise, so most are rejected."""
+    model, adapter = make_model(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(adapter, tmp_path / "results" / "tune_rewriter" / "adapter")
+    return Settings(
+        compute=Compute(workers=1),
+        data=Data(path=str(DATA), train=6, val=3, test=3),
+        tune_rewriter=TuneRewriter(model=model),
+        rewrite_captions=RewriteCaptions(batch_size=5, max_new_tokens=6, max_lost=1.0),
+    )
+
+
+def test_every_row_is_out_quarantined_or_destroyed(settings: Settings, tmp_path: Path) -> None:
+    rewrite_captions(settings)
+    out = tmp_path / "results" / "rewrite_captions"
+    counts = json.loads((out / "counts.json").read_text())
+    rows = read_table(out / "captions.parquet", CAPTIONS).to_pylist()
+    rejected = read_table(out / "quarantine.parquet", QUARANTINE).to_pylist()
+    assert counts["in"] == 12 == counts["out"] + counts["quarantined"] + counts["destroyed"]
+    assert (counts["out"], counts["quarantined"]) == (len(rows), len(rejected))
+    assert len({row["id"] for row in rows + rejected}) == 12 - counts["destroyed"]
+    assert all(row["reason"] for row in rejected)
+    assert all(row["caption_generated"] != row["caption_safe"] for row in rows)
+    assert not any((tmp_path / "work" / "rewrite_captions").iterdir())  # no second copy of unsafe text
+
+
+def test_a_run_of_its_own_gives_the_same_bytes(settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "results" / "rewrite_captions"
+    rewrite_captions(settings)
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    rewrite_captions(settings)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+
+def test_too_many_lost_rows_stop_the_chain(settings: Settings, tmp_path: Path) -> None:
+    strict = RewriteCaptions(batch_size=5, max_new_tokens=6, max_lost=0.0)
+    with pytest.raises(DataError, match=r"of 12 rows lost .*`rewrite_captions\.max_lost` = 0\.0") as error:
+        rewrite_captions(settings.model_copy(update={"rewrite_captions": strict}))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "results" / "rewrite_captions").exists()
