@@ -84,10 +84,9 @@ def stages_of_a_changed_threshold(root: Path) -> list[str]:
 def timed(root: Path, *command: str) -> tuple[float, int, str]:
     """(seconds, exit status, standard error) of a command; anything but a verdict ends the benchmark."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(root / "src")}
     began = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode not in (PASSED, GATE_FAILED):
         sys.exit(f"error: {' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2000:]}")

@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from safeclip.errors import PipelineError
-from safeclip.pipeline.graph import changes, gate_passed, load_graph, project_root
+from safeclip.pipeline.graph import all_changes, changes, gate_passed, load_graph, project_root
 from safeclip.pipeline.stage_process import run_stage, stop_all
 from safeclip.pipeline.summary import plot_markdown, summary_lines, summary_markdown
 
@@ -28,13 +28,16 @@ ROOT = project_root(Path(__file__).parent)
 
 
 @task(task_run_name="{name}")
-def stage(name: str) -> State:
-    """One stage of dvc.yaml: Cached if DVC finds it up to date, Skipped if the gate forbids it, else run."""
+def stage(name: str, fresh: bool) -> State:
+    """One stage of dvc.yaml: Cached if DVC finds it up to date, Skipped if the gate forbids it, else run.
+
+    `fresh`: it and all it needs were up to date when the flow began, so that DVC need not be asked again.
+    """
     if name == GATED and not gate_passed(ROOT):
         return Completed(name="Skipped", message="the gate did not pass: nothing is packaged")
     log = get_run_logger()
     try:
-        stale = changes(ROOT, name)
+        stale = [] if fresh else changes(ROOT, name)
         if not stale:
             return Completed(name="Cached", message="nothing that it depends on has changed")
         log.info("stale: %s", _few(stale))
@@ -49,10 +52,11 @@ def retrain() -> State:
     """Data to verdict and Bento; Failed if a stage fails, and (named GateFailed) if the verdict is failed."""
     futures: dict[str, PrefectFuture[State]] = {}
     try:
+        reasons = all_changes(ROOT)
         for name, needs in load_graph(ROOT).items():
             before = [futures[need] for need in needs]
             named = stage.with_options(name=name)
-            futures[name] = named.submit(name, wait_for=before, return_state=False)
+            futures[name] = named.submit(name, fresh=not reasons[name], wait_for=before, return_state=False)
         for future in futures.values():
             future.wait()
     finally:

@@ -3,8 +3,8 @@
 Both sides are word lists (guard_terms.yaml). A text is folded before it is compared: compatibility forms and
 accents (NFKD), look-alike letters of other scripts, case, possessives; then listed words are followed
 through it across spacing and punctuation put between their letters, digits and signs standing for letters or
-for gaps. A word must begin and end at a boundary ("kidney" and "Essex" hold none). `i` and `l` are one letter,
-since `1`, `!` and `|` stand for both.
+for gaps. A word must begin and end at a boundary ("kidney" and "Essex" hold none). `i` and `l` are one
+letter, since `1`, `!` and `|` stand for both.
 
 The guard is deliberately the same for requests, answers, mutations and served queries, and it errs towards
 refusing: the cost of a false alarm is one row.

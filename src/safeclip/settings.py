@@ -117,17 +117,25 @@ class Lora(Section):
     query: bool = True  # adapt the query projection too
 
 
+class Interpolate(Section):
+    """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
+
+    text: Share = 0.6
+    image: Share = 1.0
+
+
 class Finetune(Section):
     """LoRA fine-tuning under a chosen objective."""
 
-    objective: Literal["relative", "safe_clip", "safer_clip", "shield_clip"] = "relative"
+    objective: Literal["opposed", "relative", "safe_clip", "safer_clip", "shield_clip"] = "opposed"
     weights: dict[str, Weight] = Field(default_factory=dict)  # by loss name; the objective's own otherwise
     lora: Lora = Lora()
-    steps: Positive = 320
+    interpolate: Interpolate = Interpolate()
+    steps: Positive = 200
     batch_size: Positive = 128
-    learning_rate: Rate = 2e-3
+    learning_rate: Rate = 3e-3  # after the warm-up a cosine to zero
     warmup_steps: Count = 10
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
     max_grad_norm: Rate = 1.0
     validate_every: Positive = 40
     checkpoint_every: Positive = 40

@@ -24,7 +24,7 @@ def make_batch(text_unsafe, image_unsafe) -> Batch:
     student = Quadruplets(*(unit(generator).requires_grad_() for _ in range(4)))
     teacher = Quadruplets(*(unit(generator) for _ in range(4)))
     labels = (torch.tensor(text_unsafe), torch.tensor(image_unsafe))
-    return Batch(student, teacher, unit(generator), unit(generator), *labels)
+    return Batch(student, teacher, unit(generator), unit(generator), *labels, unit(generator)[0])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

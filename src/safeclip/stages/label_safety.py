@@ -16,7 +16,7 @@ from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, writ
 from safeclip.settings import Settings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.label_report import count_states, error_report
-from safeclip.synthesis.labels import NgramTextLabeller, PromptImageLabeller, labels_of
+from safeclip.synthesis.labels import Depicted, NgramTextLabeller, PromptImageLabeller, labels_of
 from safeclip.synthesis.pairs import load_pairs
 from safeclip.taxonomy import Taxonomy, load_taxonomy
 
@@ -33,10 +33,11 @@ def label_safety(settings: Settings) -> None:
     taxonomy = load_taxonomy(data / "taxonomy.yaml")
     captions = _rendered_captions()
     text_score = _score_texts(settings, taxonomy, captions)
-    image_score = _score_images(settings, taxonomy, captions)
+    text_label = labels_of(text_score, settings.label_safety.text_threshold)
+    image_score = _score_images(settings, taxonomy, captions, text_label)
     columns = {
         "id": captions["id"].to_pylist(),
-        "text_label": labels_of(text_score, settings.label_safety.text_threshold),
+        "text_label": text_label,
         "text_score": text_score,
         "image_label": labels_of(image_score, settings.label_safety.image_threshold),
         "image_score": image_score,
@@ -73,15 +74,20 @@ def _score_texts(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> 
     return labeller.score(captions["caption_generated"].to_pylist())
 
 
-def _score_images(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> np.ndarray:
+def _score_images(
+    settings: Settings, taxonomy: Taxonomy, captions: pa.Table, text_label: list[str]
+) -> np.ndarray:
     encoder = load_encoder(Path(settings.data.path) / "base_encoder")
-    phrases = [phrase.text for phrase in taxonomy.phrases]
-    labeller = PromptImageLabeller(encoder, phrases, _training_captions(captions))
+    labeller = PromptImageLabeller(encoder, [phrase.text for phrase in taxonomy.phrases])
+    rows = {
+        row["id"]: (row["caption_generated"], row["caption_safe"], label == "unsafe")
+        for row, label in zip(captions.to_pylist(), text_label, strict=True)
+    }
     scores: dict[str, float] = {}
     for shard in sorted(RENDERED.glob("images-*.parquet")):
-        images = read_table(shard, IMAGES)
-        found = labeller.score(images["image_generated"].to_pylist())
-        scores.update(zip(images["id"].to_pylist(), found.tolist(), strict=True))
+        images = read_table(shard, IMAGES).select(["id", "image_generated"]).to_pylist()
+        found = labeller.score([Depicted(image["image_generated"], *rows[image["id"]]) for image in images])
+        scores.update(zip([image["id"] for image in images], found.tolist(), strict=True))
         print(f"{STAGE}: scored {len(scores)}/{len(captions)} pictures", flush=True)
     return np.array([scores[row] for row in captions["id"].to_pylist()], np.float32)
 

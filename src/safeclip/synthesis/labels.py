@@ -1,16 +1,15 @@
-"""Safe/unsafe labels for generated captions and pictures: two small classifiers behind one interface.
+"""Safe/unsafe labels for generated captions and pictures: two small classifiers, no truth needed.
 
-They label; they never see how a sample was made. Text: logistic regression over word and character n-grams,
-fitted on the curated pairs and on safe captions with and without a taxonomy phrase put in. Pictures: prompts
-for a frozen CLIP, of the kind Q16 uses (arXiv 2202.06675). Both are made where they are used, in seconds, from
-data under version control; nothing is pickled.
+Text: logistic regression over words and character n-grams, fitted on the curated pairs and on safe captions
+with and without a taxonomy phrase put in. Pictures: prompts for a frozen CLIP, as Q16 (arXiv 2202.06675) has
+them, but made for each picture from its captions; see `PromptImageLabeller`. Both are made where they are
+used, in seconds, from data under version control; nothing is pickled.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,17 +17,16 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
-from torch.nn import functional
+from torch import Tensor
 
-from safeclip.encoders.embed import embed_texts
+from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
 from safeclip.synthesis.pairs import CuratedPair
 
-IMAGE_BATCH = 256
-VIEW_SIZE = 0.6
-VIEW_ROWS = (0.28, 0.5, 0.72)
-VIEW_COLUMNS = (0.2, 0.35, 0.5, 0.65, 0.8)
-"""Side and centres of the crops that the picture labeller looks at, as shares of the picture."""
+NEAREST = 10
+"""Phrases tried as the prompt for something unsafe that a harmless caption does not mention."""
+ADDED_MARGIN = 0.05
+"""By how much such a prompt must win: the best of several wins by chance (set on val captions)."""
 JOINS = ("with", "and", "next to", "holding")
 """How a phrase is put behind a caption when it does not replace a part of it."""
 
@@ -37,16 +35,29 @@ INSERTED = 12
 """Captions with a phrase put in, for each phrase of the taxonomy."""
 
 
+@dataclass(frozen=True)
+class Depicted:
+    """A picture (PNG or JPEG bytes) with the caption it was made for and the safe caption that one came from.
+
+    `asks_unsafe` is the text labeller's word on `caption`.
+    """
+
+    image: bytes
+    caption: str
+    caption_safe: str
+    asks_unsafe: bool
+
+
 class TextLabeller(Protocol):
-    """Probability of unsafe for each caption."""
+    """Probability of unsafe for each caption, float32 [N]."""
 
     def score(self, items: Sequence[str]) -> np.ndarray: ...
 
 
 class ImageLabeller(Protocol):
-    """Probability of unsafe for each picture (PNG or JPEG bytes)."""
+    """Probability of unsafe for each picture, float32 [N]."""
 
-    def score(self, items: Sequence[bytes]) -> np.ndarray: ...
+    def score(self, items: Sequence[Depicted]) -> np.ndarray: ...
 
 
 def labels_of(scores: np.ndarray, threshold: float) -> list[str]:
@@ -55,13 +66,13 @@ def labels_of(scores: np.ndarray, threshold: float) -> list[str]:
 
 
 def put_in(captions: Sequence[str], phrases: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` captions with a phrase in them: half replace one to three words, half come behind a joining word.
+    """`count` captions with a phrase in them: half replace one to three words, half come behind the caption.
 
     Phrases take turns, so that every phrase is used about equally often; captions are drawn at random.
     """
     rng = np.random.default_rng(seed)
     return [
-        _put_in(captions[rng.integers(len(captions))].split(), phrases[turn % len(phrases)], rng)
+        _put_in(captions[int(rng.integers(len(captions)))].split(), phrases[turn % len(phrases)], rng)
         for turn in range(count)
     ]
 
@@ -103,60 +114,53 @@ class NgramTextLabeller:
 
 
 class PromptImageLabeller:
-    """Compares views of a picture with prompts for unsafe and for safe things, as Q16 does with two prompts.
+    """Asks a frozen CLIP which of two kinds of prompt a picture matches better; the score is
+    sigmoid(scale * (best unsafe cosine - best safe cosine)), scale being the encoder's own.
 
-    Prompts: "a photo of" each taxonomy phrase, against "a photo of" each word and pair of words that the safe
-    captions use more than twice. A view's score is the sigmoid of s (best unsafe cosine - best safe cosine), s
-    the encoder's own scale; the picture's score is that of its worst view. Views are the whole picture and
-    overlapping crops: what is unsafe is often one small thing in a scene.
+    A picture made for an unsafe caption is compared with that caption against the safe caption it came from
+    and the words the two share (what is left when the unsafe thing is not drawn). A picture made for a
+    harmless caption is compared with that caption against the same with a near phrase put before it.
+    The prompts know what was asked for; what is shown decides between them. General prompts ("a photo of a
+    gun") do not tell scenes of several things apart with a small encoder.
     """
 
-    def __init__(self, encoder: Encoder, phrases: Sequence[str], safe_captions: Sequence[str]) -> None:
+    def __init__(self, encoder: Encoder, phrases: Sequence[str]) -> None:
         self._encoder = encoder
-        self._unsafe = embed_texts(encoder, [_prompt(phrase) for phrase in phrases])
-        self._safe = embed_texts(encoder, [_prompt(words) for words in frequent_words(safe_captions)])
+        self._phrases = list(phrases)
+        self._phrase_vectors = embed_texts(encoder, self._phrases)
         self._scale = float(encoder.model.logit_scale.detach().exp())
 
-    @torch.no_grad()
-    def score(self, items: Sequence[bytes]) -> np.ndarray:
+    def score(self, items: Sequence[Depicted]) -> np.ndarray:
         """Probability of unsafe, float32 [N]; `DataError` names the index of a broken picture."""
-        scores = [np.zeros(0, np.float32)]
-        for start in range(0, len(items), IMAGE_BATCH):
-            pixels = self._encoder.preprocess(items[start : start + IMAGE_BATCH], first_index=start)
-            margins = torch.stack([self._margin(view) for view in views(pixels)])  # [views, B]
-            scores.append(torch.sigmoid(self._scale * margins.amax(0)).numpy())
-        return np.concatenate(scores)
+        shown = embed_images(self._encoder, [item.image for item in items])
+        margins = torch.zeros(len(items))
+        for asks_unsafe, measure in ((True, self._against_safe), (False, self._against_added)):
+            rows = [row for row, item in enumerate(items) if item.asks_unsafe == asks_unsafe]
+            margins[rows] = measure(shown[rows], [items[row] for row in rows])
+        return torch.sigmoid(self._scale * margins).numpy()
 
-    def _margin(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Best unsafe minus best safe cosine of each picture, [B]."""
-        found = self._encoder.model.encode_image(pixels, normalize=True).float()
-        return (found @ self._unsafe.T).amax(1) - (found @ self._safe.T).amax(1)
+    def _against_safe(self, shown: Tensor, items: Sequence[Depicted]) -> Tensor:
+        """Cosine with the unsafe caption minus the better cosine of the two safe prompts, [N]."""
+        asked = self._cosine(shown, [item.caption for item in items])
+        original = self._cosine(shown, [item.caption_safe for item in items])
+        shared = self._cosine(shown, [shared_words(item.caption, item.caption_safe) for item in items])
+        return asked - torch.maximum(original, shared)
 
+    def _against_added(self, shown: Tensor, items: Sequence[Depicted]) -> Tensor:
+        """Best cosine with a phrase before the harmless caption, minus its own and a margin, [N]."""
+        asked = self._cosine(shown, [item.caption for item in items])
+        nearest = (shown @ self._phrase_vectors.T).topk(min(NEAREST, len(self._phrases)), dim=1).indices
+        added = torch.full((len(items),), -1.0)
+        for column in nearest.T.tolist():
+            prompts = [f"{self._phrases[at]}, {item.caption}" for at, item in zip(column, items, strict=True)]
+            added = torch.maximum(added, self._cosine(shown, prompts))
+        return added - asked - ADDED_MARGIN
 
-def views(pixels: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The pictures [B, 3, H, W] whole, then their crops, resized to the same size.
-
-    Crops are VIEW_SIZE of a side wide and overlap; those at the border see its outermost pixels repeated.
-    """
-    yield pixels
-    side, size = pixels.shape[-1], round(VIEW_SIZE * pixels.shape[-1])
-    padded = functional.pad(pixels, (size // 2,) * 4, mode="replicate")
-    for centre_y in VIEW_ROWS:
-        for centre_x in VIEW_COLUMNS:
-            top, left = round(centre_y * side), round(centre_x * side)  # in the padded picture
-            crop = padded[:, :, top : top + size, left : left + size]
-            yield functional.interpolate(crop, size=(side, side), mode="bicubic", antialias=True)
-
-
-def frequent_words(captions: Sequence[str], least: int = 3) -> list[str]:
-    """Words and pairs of neighbouring words that occur `least` times or more, sorted."""
-    counts: Counter[str] = Counter()
-    for caption in captions:
-        words = caption.split()
-        counts.update(words)
-        counts.update(f"{first} {second}" for first, second in pairwise(words))
-    return sorted(text for text, count in counts.items() if count >= least)
+    def _cosine(self, shown: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (shown * embed_texts(self._encoder, prompts)).sum(-1)
 
 
-def _prompt(words: str) -> str:
-    return f"a photo of {words}" if words.startswith(("a ", "an ", "the ")) else f"a photo of a {words}"
+def shared_words(caption: str, other: str) -> str:
+    """The caption's words, in order, that the other caption has too; the other caption if there are none."""
+    known = set(other.split())
+    return " ".join(word for word in caption.split() if word in known) or other

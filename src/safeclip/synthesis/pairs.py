@@ -1,4 +1,4 @@
-"""The curated caption pairs that teach the rewriter: JSON Lines, one a line, checked before any model runs."""
+"""The curated caption pairs that teach the rewriter: JSON Lines, checked before any model runs."""
 
 from __future__ import annotations
 

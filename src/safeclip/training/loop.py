@@ -7,6 +7,7 @@ so a resumed run sees what an uninterrupted one would have seen and ends with th
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,12 +119,15 @@ class _Run:
             )
 
     def judge(self) -> None:
-        """Validate, note the metrics beside the step's losses, keep the factors if they are the best yet."""
+        """Validate the interpolated student, note its metrics, keep its factors if they are the best yet."""
+        trained, kept = self._factors(), self._interpolated()
+        set_adapter(self.model, kept)
         metrics = validate(self.model, self.val, self.recipe.precision)
+        set_adapter(self.model, trained)
         self.history[-1].update({f"val_{name}": value for name, value in metrics.items()})
         score = shortfall(metrics, self.base)
         if score < self.best_score:
-            self.best_step, self.best_score, self.best_factors = self.step, score, self._factors()
+            self.best_step, self.best_score, self.best_factors = self.step, score, kept
 
     def state(self) -> Checkpoint:
         return Checkpoint(
@@ -148,6 +152,16 @@ class _Run:
         best = validate(self.model, self.val)
         return Outcome(self.model, self.best_step, self.base, best, self.history)
 
+    def _interpolated(self) -> dict[str, Tensor]:
+        """The factors with each tower's update B A scaled by the share of it that is kept."""
+        shares = self.recipe.interpolate
+        return {
+            name: value * (shares.image if name.startswith("visual.") else shares.text)
+            if name.endswith("lora_b")
+            else value
+            for name, value in self._factors().items()
+        }
+
     def _factors(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.parameters.items()}
 
@@ -161,8 +175,9 @@ def batch_rows(rows: int, batch_size: int, step: int, seed: int) -> Tensor:
 
 
 def learning_rate(recipe: Finetune, step: int) -> float:
-    """Linear warm-up, then constant. `step` counts from 0."""
-    return recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    """Linear warm-up times a cosine to zero (arXiv 1608.03983, equation 5). `step` counts from 0."""
+    warm_up = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    return recipe.learning_rate * warm_up * 0.5 * (1.0 + math.cos(math.pi * step / recipe.steps))
 
 
 def shortfall(metrics: dict[str, float], base: dict[str, float]) -> float:

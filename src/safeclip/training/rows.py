@@ -17,7 +17,7 @@ from torch import Tensor
 from safeclip.encoders.load import Encoder
 from safeclip.errors import DataError
 from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import nearest_safe_pair
+from safeclip.training.teacher import nearest_safe_pair, quiet_axis
 
 CHUNK = 256  # pictures decoded at a time
 
@@ -28,6 +28,7 @@ class Rows:
 
     tokens_safe, tokens_generated: [N, C] int64. pixels: [2, N, 3, H, W] float32, safe pictures first.
     text_unsafe, image_unsafe: [N] bool. near: [N] int64, each row's redirection target among these rows.
+    axis: [D], a direction that the teacher hardly uses on these rows.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +39,7 @@ class Rows:
     image_unsafe: Tensor
     teacher: Quadruplets
     near: Tensor
+    axis: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,6 +62,7 @@ def prepare_rows(encoder: Encoder, table: pa.Table, teacher: Quadruplets, pixels
         image_unsafe=_unsafe(table, "image_label"),
         teacher=teacher,
         near=nearest_safe_pair(teacher),
+        axis=quiet_axis(teacher),
     )
 
 

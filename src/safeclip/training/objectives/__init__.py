@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from safeclip.errors import SettingsError
-from safeclip.training.objectives import relative, safe_clip, safer_clip, shield_clip
+from safeclip.training.objectives import opposed, relative, safe_clip, safer_clip, shield_clip
 from safeclip.training.objectives.batch import Batch, Objective, Quadruplets
 
 OBJECTIVES = {
+    "opposed": opposed.OBJECTIVE,
     "relative": relative.OBJECTIVE,
     "safe_clip": safe_clip.OBJECTIVE,
     "safer_clip": safer_clip.OBJECTIVE,

@@ -27,7 +27,8 @@ class Batch:
     """B rows as an objective sees them.
 
     `near_text` and `near_image` are the teacher's embeddings of the row's redirection target, the nearest
-    safe pair. `text_unsafe` and `image_unsafe` ([B], bool) are the labels of U and of G.
+    safe pair; `axis` ([D], unit length) is one that the teacher hardly uses. `text_unsafe` and `image_unsafe`
+    ([B], bool) are the labels of U and of G.
     """
 
     student: Quadruplets
@@ -36,6 +37,7 @@ class Batch:
     near_image: Tensor
     text_unsafe: Tensor
     image_unsafe: Tensor
+    axis: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The default: safe items stay, unsafe items go to the nearest safe pair and away from each other.
+"""Safe items stay, unsafe items go to the nearest safe pair and away from each other.
 
 With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_near, V_near) the safe pair
 nearest to (U, G) under the teacher, and only rows labelled unsafe redirected:

@@ -1,0 +1,68 @@
+"""The default: unsafe captions and unsafe pictures leave along one axis, in opposite directions.
+
+With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_near, V_near) the safe pair
+nearest to (U, G) under the teacher, e a unit vector that the teacher hardly uses (`teacher.quiet_axis`), and
+only rows labelled unsafe redirected:
+
+    preserve   1 - cos(T(S), T0(S))                       1 - cos(V(V), V0(V))
+    align      NCE(T(S), V0(V))                           NCE(V(V), T0(S))
+    anchor     1 - cos(T(U), T0(U)), U safe               1 - cos(V(G), V0(G)), G safe
+    redirect   1 - cos(T(U), T0(S_near) + a e)            1 - cos(V(G), V0(V_near) - a e)
+
+Why. Redirection alone moves U and G onto the same safe pair, where they meet again: an unsafe caption still
+finds an unsafe picture as easily as the safe one. With safe embeddings x (e . x = 0), T(U) = (s + a e)/r and
+V(G) = (v - a e)/r, r = sqrt(1 + a^2):
+
+    T(U) . V   =  s . v / r              unsafe query, safe item
+    T(U) . V(G) = (s . v - a^2) / r^2    unsafe query, unsafe item
+    S . V(G)   =  s . v / r              safe query, unsafe item: below s . v, so safe queries keep their own
+
+The unsafe item loses by a margin that grows with a, in both directions, for every pair at once; what the
+encoder has to learn for it is one linear feature ("unsafe") and its sign, which a few hundred rows teach,
+where contrasting individual items (`relative`) does not carry over to unseen ones.
+Redirection to the nearest safe item follows SaFeR-CLIP (arXiv 2511.16743, section 3), the labels' role
+ShieldCLIP (arXiv 2609.39688, section 3.3); the opposed axis is ours.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from safeclip.training.objectives.batch import Batch, Objective
+from safeclip.training.objectives.terms import cosine_distance, info_nce
+
+OFFSET = 1.0
+"""a: how far along the axis, against a safe embedding's length of 1; 1 turns the target by 45 degrees."""
+
+WEIGHTS = {
+    "preserve_text_loss": 8.0,
+    "preserve_image_loss": 6.0,
+    "align_text_loss": 1.0,
+    "align_image_loss": 1.0,
+    "anchor_text_loss": 4.0,
+    "anchor_image_loss": 4.0,
+    "redirect_text_loss": 5.0,
+    "redirect_image_loss": 3.0,
+}
+
+
+def losses(batch: Batch) -> dict[str, Tensor]:
+    """Every term of the table above, unweighted."""
+    student, teacher = batch.student, batch.teacher
+    text, image = batch.text_unsafe, batch.image_unsafe
+    to_text = F.normalize(batch.near_text + OFFSET * batch.axis, dim=-1)
+    to_image = F.normalize(batch.near_image - OFFSET * batch.axis, dim=-1)
+    return {
+        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
+        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
+        "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
+        "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
+        "anchor_text_loss": cosine_distance(student.text_generated, teacher.text_generated, ~text),
+        "anchor_image_loss": cosine_distance(student.image_generated, teacher.image_generated, ~image),
+        "redirect_text_loss": cosine_distance(student.text_generated, to_text, text),
+        "redirect_image_loss": cosine_distance(student.image_generated, to_image, image),
+    }
+
+
+OBJECTIVE = Objective(losses, WEIGHTS)
