@@ -19,7 +19,6 @@ import pytest
 
 from tests.toy import environment_for, make_toy
 
-
 _DYING_WITH_US = """
 import os, signal, sys
 from safeclip.stages.stage import die_with_parent

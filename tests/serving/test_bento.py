@@ -16,7 +16,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
+
 from safeclip.picturebook.drawing import draw
+from safeclip.pipeline.closure import import_closure
 
 from .conftest import ROOT, run_package, write_verdict
 
@@ -168,3 +171,10 @@ def test_the_pins_of_the_bento_are_those_of_the_lock() -> None:
     lock = [line.split(" ;")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()]
     assert pins
     assert [pin for pin in pins if pin not in lock] == []
+
+
+def test_the_bento_includes_exactly_what_the_service_imports() -> None:
+    included = YAML(typ="safe").load((ROOT / "bentofile.yaml").read_text())["include"]
+    files = {path.relative_to(ROOT).as_posix() for pattern in included for path in ROOT.glob(pattern)}
+    not_served = {"src/safeclip/serving/run.py"}  # starts the service; harmless in it
+    assert files - not_served == set(import_closure(ROOT, "safeclip.serving.service"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from safeclip.encoders.lora import load_candidate, save_adapter
+from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
 from safeclip.errors import TrainingError
-from safeclip.training.loop import batch_rows, finetune, shortfall
+from safeclip.settings import Interpolate
+from safeclip.training.loop import batch_rows, finetune, learning_rate, shortfall
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny
 
@@ -46,7 +48,7 @@ def test_that_check_notices_adapters_put_into_the_base_itself(encoder, splits, t
     assert not torch.equal(outputs(encoder), before)
 
 
-@pytest.mark.parametrize("objective", ["relative", "safe_clip"])
+@pytest.mark.parametrize("objective", ["opposed", "relative", "safe_clip"])
 def test_training_lowers_the_loss_and_logs_every_term(encoder, splits, tmp_path, objective):
     recipe = RECIPE.model_copy(update={"steps": 60, "objective": objective})
     outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
@@ -154,3 +156,21 @@ def test_bf16_reaches_nearly_the_same_losses(encoder, splits, tmp_path):
     losses = [[row["total_loss"] for row in history] for history in histories]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_the_learning_rate_warms_up_and_then_falls_to_nothing():
+    recipe = RECIPE.model_copy(update={"steps": 100, "warmup_steps": 10, "learning_rate": 1.0})
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    assert rates[0] < rates[5] < rates[10]
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
+    assert rates[-1] < 1e-3
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_path, tower):
+    shares = Interpolate(text=1.0, image=1.0).model_copy(update={tower: 0.0})
+    recipe = RECIPE.model_copy(update={"interpolate": shares})
+    outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    factors = adapter_parameters(outcome.model)
+    kept = {name: bool(value.any()) for name, value in factors.items() if name.endswith("lora_b")}
+    assert {name.startswith("visual.") for name, moved in kept.items() if moved} == {tower == "text"}

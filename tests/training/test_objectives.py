@@ -83,3 +83,36 @@ def test_a_weight_for_an_unknown_loss_is_refused_with_the_known_names():
     with pytest.raises(SettingsError, match=r"finetune.weights.nonsense_loss.*redirect_text_loss"):
         resolve_weights(OBJECTIVES["safe_clip"], {"nonsense_loss": 1.0})
     assert resolve_weights(OBJECTIVES["safe_clip"], {"redirect_text_loss": 9.0})["redirect_text_loss"] == 9.0
+
+
+def embeddings(**chosen: torch.Tensor) -> Quadruplets:
+    names = ("text_safe", "text_generated", "image_safe", "image_generated")
+    return Quadruplets(*(chosen[name] for name in names))
+
+
+def test_at_its_optimum_opposed_makes_every_unsafe_item_lose_to_its_safe_one():
+    generator = torch.Generator().manual_seed(5)
+    axis = torch.zeros(WIDTH)
+    axis[0] = 1.0
+    safe = F.normalize(torch.cat([torch.zeros(ROWS, 1), unit(generator)[:, 1:]], dim=1), dim=-1)
+    unsafe_text, unsafe_image = F.normalize(safe + axis, dim=-1), F.normalize(safe - axis, dim=-1)
+    student = embeddings(
+        text_safe=safe, text_generated=unsafe_text, image_safe=safe, image_generated=unsafe_image
+    )
+    teacher = embeddings(text_safe=safe, text_generated=safe, image_safe=safe, image_generated=safe)
+    everything = torch.ones(ROWS, dtype=torch.bool)
+    losses = OBJECTIVES["opposed"].losses(Batch(student, teacher, safe, safe, everything, everything, axis))
+    assert losses["redirect_text_loss"].item() == pytest.approx(0.0, abs=1e-6)
+    assert losses["redirect_image_loss"].item() == pytest.approx(0.0, abs=1e-6)
+    own = (unsafe_text * safe).sum(dim=1)
+    assert torch.allclose(own, torch.full((ROWS,), 0.5**0.5), atol=1e-6)
+    assert (unsafe_text @ unsafe_image.T).max() < own.min() - 0.5
+    assert ((unsafe_image * safe).sum(dim=1) > (unsafe_image @ unsafe_text.T).max()).all()
+
+
+def test_opposed_moves_a_generated_item_only_as_its_own_label_says():
+    batch = make_batch([True, False] * 3, [False, False, True] * 2)
+    losses = OBJECTIVES["opposed"].losses(batch)
+    (losses["redirect_text_loss"] + losses["redirect_image_loss"]).backward()
+    assert torch.equal(batch.student.text_generated.grad.abs().sum(dim=1) > 0, batch.text_unsafe)
+    assert torch.equal(batch.student.image_generated.grad.abs().sum(dim=1) > 0, batch.image_unsafe)

@@ -8,7 +8,13 @@ from torch.nn import functional as F
 
 from safeclip.errors import DataError, ModelError
 from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import embed_quadruplets, nearest_safe_pair, read_teacher, write_teacher
+from safeclip.training.teacher import (
+    embed_quadruplets,
+    nearest_safe_pair,
+    quiet_axis,
+    read_teacher,
+    write_teacher,
+)
 from tests.training.tiny import tiny_table
 
 
@@ -45,3 +51,14 @@ def test_the_nearest_safe_pair_is_that_of_the_full_matrix_whatever_the_block(blo
     teacher = Quadruplets(*parts)
     full = teacher.text_generated @ teacher.text_safe.T + teacher.image_generated @ teacher.image_safe.T
     assert torch.equal(nearest_safe_pair(teacher, block), full.argmax(dim=1))
+
+
+def test_the_quiet_axis_is_a_unit_vector_that_the_teacher_hardly_uses():
+    generator = torch.Generator().manual_seed(6)
+    spectrum = torch.logspace(0, -3, 16)
+    items = [torch.randn(200, 16, generator=generator) * spectrum for _ in range(4)]
+    axis = quiet_axis(Quadruplets(*items))
+    assert axis.norm().item() == pytest.approx(1.0, abs=1e-5)
+    everything = torch.cat(items)
+    assert (everything @ axis).pow(2).mean() < 0.01 * everything.pow(2).sum(dim=1).mean()
+    assert torch.equal(axis, quiet_axis(Quadruplets(*items)))

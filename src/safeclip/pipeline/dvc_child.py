@@ -14,12 +14,16 @@ from pathlib import Path
 
 from safeclip.stages.stage import die_with_parent
 
+CACHE = Path(".dvc/cache")
+
 
 def main() -> int:
     """Run dvc with this process's arguments, waiting for the repository's lock; returns its exit status."""
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
     die_with_parent(signal.SIGTERM)
     os.umask(0o077)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    CACHE.chmod(0o700)  # a plain `dvc pull` may have made it for all to read
     os.environ["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     )
