@@ -40,9 +40,9 @@ class Data(Section):
     """What enters: the folder that data.dvc versions, and how many rows of each split are used."""
 
     path: str = "data"
-    train: Positive = 800
-    val: Positive = 200
-    test: Positive = 2000
+    train: Positive = 850
+    val: Positive = 180
+    test: Positive = 2230
 
 
 class TuneRewriter(Section):
@@ -120,7 +120,7 @@ class Lora(Section):
 class Interpolate(Section):
     """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
 
-    text: Share = 0.6
+    text: Share = 0.5
     image: Share = 1.0
 
 

@@ -40,8 +40,10 @@ class PrefectServer:
         return answer.json()
 
     def last_flow_run(self) -> dict[str, Any]:
-        runs: list[dict[str, Any]] = self.ask("/flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=1)
-        return runs[0]
+        """The run that began last; those that are only scheduled do not count."""
+        begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+        runs = self.ask("/flow_runs/filter", flow_runs=begun, sort="START_TIME_DESC", limit=1)
+        return dict(runs[0])
 
     def task_states(self, flow_run_id: str) -> dict[str, str]:
         """Task name -> name of its state."""

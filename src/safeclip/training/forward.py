@@ -8,7 +8,6 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from safeclip.encoders.text_tower import CutTextCLIP, cut_to_longest
 from safeclip.training.objectives import Batch, Quadruplets
@@ -22,11 +21,6 @@ def autocast(model: CLIP, precision: str) -> AbstractContextManager:
     return torch.autocast(model.logit_scale.device.type, torch.bfloat16)
 
 
-def attention(device: torch.device) -> AbstractContextManager:
-    """Plain attention on a CPU: the fused kernel's backward took over half a step there (measured: 1.6 x)."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
 def embed_rows(model: CLIP, rows: Rows, index: Tensor, precision: str = "float32") -> Quadruplets:
     """The model's embeddings of the rows `index` ([B], int64), with gradients: [B, D] float32."""
     device = model.logit_scale.device
@@ -34,7 +28,7 @@ def embed_rows(model: CLIP, rows: Rows, index: Tensor, precision: str = "float32
     if isinstance(model, CutTextCLIP):
         tokens = cut_to_longest(tokens, model.text_pool_type, model.text_eos_id)
     pixels = torch.from_numpy(rows.pixels[:, index.numpy()]).flatten(0, 1)
-    with autocast(model, precision), attention(device):
+    with autocast(model, precision):
         text = model.encode_text(tokens.to(device))
         image = model.encode_image(pixels.to(device))
     text_safe, text_generated = F.normalize(text.float(), dim=-1).chunk(2)
