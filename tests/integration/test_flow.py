@@ -89,22 +89,33 @@ def test_a_failing_stage_is_one_line_and_stops_what_needs_it(
     assert (states["left"], states["right"], states["gate"]) == ("Failed", "Completed", "NotReady")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_stage_dies_with_its_flow_and_the_next_run_recovers(
-    toy: Path, prefect_server: PrefectServer, sent: signal.Signals
-) -> None:
-    set_params(toy, left={"seconds": 300})
-    environment = environment_for(toy) | {"PREFECT_API_URL": prefect_server.url}
-    flow = subprocess.Popen(
-        ["safeclip", "run"], cwd=toy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    stage = _pid_of(toy / "left.pid")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_dies_with_its_flow(toy: Path, prefect_server: PrefectServer, sent: signal.Signals) -> None:
+    flow, stage = begin_a_long_stage(toy, prefect_server)
     flow.send_signal(sent)
+    assert flow.wait(60) != 0
+    assert _gone(stage, within=20)
+
+
+def test_after_kill_9_nothing_is_left_running_and_the_next_run_recovers(
+    toy: Path, prefect_server: PrefectServer
+) -> None:
+    flow, stage = begin_a_long_stage(toy, prefect_server)
+    flow.kill()
     assert flow.wait(60) != 0
     assert _gone(stage, within=20)
 
     set_params(toy)
     assert retrain(toy, prefect_server).returncode == 0
+
+
+def begin_a_long_stage(folder: Path, server: PrefectServer) -> tuple[subprocess.Popen[bytes], int]:
+    """A flow in the middle of the stage `left`, and that stage's process id."""
+    set_params(folder, left={"seconds": 300})
+    environment = environment_for(folder) | {"PREFECT_API_URL": server.url}
+    quiet = subprocess.DEVNULL
+    flow = subprocess.Popen(["safeclip", "run"], cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+    return flow, _pid_of(folder / "left.pid")
 
 
 def test_works_without_any_server(toy: Path) -> None:
