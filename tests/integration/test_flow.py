@@ -114,7 +114,15 @@ def begin_a_long_stage(folder: Path, server: PrefectServer) -> tuple[subprocess.
     set_params(folder, left={"seconds": 300})
     environment = environment_for(folder) | {"PREFECT_API_URL": server.url}
     quiet = subprocess.DEVNULL
-    flow = subprocess.Popen(["safeclip", "run"], cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+    flow = subprocess.Popen(
+        ["safeclip", "run"],
+        cwd=folder,
+        env=environment,
+        stdout=quiet,
+        stderr=quiet,
+        # a shell starts its background jobs with SIGINT ignored, and the tests may run in one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     return flow, _pid_of(folder / "left.pid")
 
 
