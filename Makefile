@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
+# the machine's certificates, for those behind a proxy that signs with its own
+export UV_SYSTEM_CERTS := true
 ENVIRONMENT := .venv/.installed
 PYTHON = $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; done)
@@ -24,7 +26,7 @@ test: setup  ## lint, types, tests
 	$(BIN)/pytest -m "not servers"
 
 test-servers: setup  ## the tests that start slow servers
-	$(BIN)/pytest -m servers
+	$(BIN)/pytest -m servers || { test $$? = 5 && echo "NOT RUN: no such tests yet"; }
 
 deps: $(ENVIRONMENT)  ## write each stage's import closure into dvc.yaml
 	@$(BIN)/python -m safeclip.pipeline --sync
