@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
         tag = _import(bento, env)
         command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
         process = subprocess.Popen(command, env=env, cwd=home)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server ends with us
         try:
             return process.wait()
         except KeyboardInterrupt:
