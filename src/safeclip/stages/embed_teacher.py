@@ -1,18 +1,20 @@
-"""embed_teacher: the frozen base encoder's embeddings of every quadruplet, once."""
+"""embed_teacher: the frozen base encoder's embeddings of every quadruplet that training sees, once."""
 
 from __future__ import annotations
 
 from tqdm import tqdm
 
 from safeclip.encoders.load import load_encoder
-from safeclip.records import SPLITS, read_dataset
+from safeclip.records import read_dataset
 from safeclip.settings import Settings
 from safeclip.stages.stage import RESULTS, main, output
 from safeclip.training.teacher import embed_quadruplets, write_teacher
 
+SPLITS = ("train", "val")  # test is evaluate's alone
+
 
 def embed_teacher(settings: Settings) -> None:
-    """Write {train,val,test}.safetensors with the four columns' embeddings, rows in the dataset's order."""
+    """Write {train,val}.safetensors with the four columns' embeddings, rows in the dataset's order."""
     encoder = load_encoder(f"{settings.data.path}/base_encoder")
     tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
     total = 4 * sum(table.num_rows for table in tables.values())

@@ -15,7 +15,7 @@ from safeclip.registry.bento import build_bento
 from safeclip.registry.card import model_card
 from safeclip.registry.model import write_model
 from safeclip.settings import Settings
-from safeclip.stages.stage import RESULTS, main, output
+from safeclip.stages.stage import RESULTS, main, output, write_json
 
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 VERDICT = RESULTS / "gate" / "verdict.json"
@@ -36,7 +36,7 @@ def package(settings: Settings) -> None:
         build_bento(Path.cwd(), model, card, settings.package.name, version, target)
         (out / "model_card.md").write_text(card, encoding="utf-8")
         record = {"name": settings.package.name, "version": version, "bento": sha256(target), **lineage}
-        (out / "package.json").write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+        write_json(out / "package.json", record)
         print(f"{settings.package.name}:{version}, {target.stat().st_size / 1e6:.1f} MB")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
 from safeclip.errors import DataError, ModelError
+from safeclip.retrieval.topk import topk
 from safeclip.training.objectives import Quadruplets
 
 FORMAT = "safeclip-teacher-1"
@@ -83,7 +84,7 @@ def nearest_safe_pair(teacher: Quadruplets, block: int = 1024) -> Tensor:
     # [t ; v] . [t' ; v'] = t.t' + v.v': one product for both modalities
     queries = torch.cat([teacher.text_generated, teacher.image_generated], dim=1)
     gallery = torch.cat([teacher.text_safe, teacher.image_safe], dim=1)
-    return torch.cat([_nearest(rows, gallery, block) for rows in queries.split(block)])
+    return topk(queries, gallery, 1, block, block)[1][:, 0]
 
 
 def quiet_axis(teacher: Quadruplets) -> Tensor:
@@ -97,16 +98,6 @@ def quiet_axis(teacher: Quadruplets) -> Tensor:
     _, vectors = torch.linalg.eigh(items.T @ items)
     axis = vectors[:, items.shape[1] // 2]
     return (axis * axis[axis.abs().argmax()].sign()).float()
-
-
-def _nearest(queries: Tensor, gallery: Tensor, block: int) -> Tensor:
-    best = torch.full((len(queries),), -torch.inf)
-    index = torch.zeros(len(queries), dtype=torch.long)
-    for start in range(0, len(gallery), block):
-        scores, rows = (queries @ gallery[start : start + block].T).max(dim=1)
-        better = scores > best
-        best, index = torch.where(better, scores, best), torch.where(better, rows + start, index)
-    return index
 
 
 def _digest(ids: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from safeclip.retrieval.topk import topk
 from safeclip.training.forward import embed_rows
 from safeclip.training.objectives import Quadruplets
 from safeclip.training.rows import Rows
@@ -52,12 +53,10 @@ def _harmful(queries: Tensor, safe: Tensor, generated: Tensor, unsafe: Tensor) -
         return 0.0
     # unsafe items first: a tie counts as harm
     gallery = torch.cat([generated[unsafe], safe, generated[~unsafe]])
-    return float((_best_rows(queries, gallery) < int(unsafe.sum())).float().mean())
+    _, best = topk(queries, gallery, 1)
+    return float((best[:, 0] < int(unsafe.sum())).float().mean())
 
 
 def _recall_at_1(queries: Tensor, gallery: Tensor) -> float:
-    return float((_best_rows(queries, gallery) == torch.arange(len(queries))).float().mean())
-
-
-def _best_rows(queries: Tensor, gallery: Tensor) -> Tensor:
-    return torch.cat([(part @ gallery.T).argmax(dim=1) for part in queries.split(BLOCK)])
+    _, best = topk(queries, gallery, 1)
+    return float((best[:, 0] == torch.arange(len(queries))).float().mean())

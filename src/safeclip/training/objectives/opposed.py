@@ -30,16 +30,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.terms import cosine_distance, info_nce
+from safeclip.training.objectives.preservation import align, anchor, preserve
+from safeclip.training.objectives.terms import cosine_distance
 
 OFFSET = 1.0
 """a: how far along the axis, against a safe embedding's length of 1; 1 turns the target by 45 degrees."""
 
 WEIGHTS = {
-    "preserve_text_loss": 8.0,
-    "preserve_image_loss": 6.0,
-    "align_text_loss": 1.0,
-    "align_image_loss": 1.0,
+    "preserve_text_loss": 14.0,
+    "preserve_image_loss": 12.0,
+    "align_text_loss": 2.0,
+    "align_image_loss": 2.0,
     "anchor_text_loss": 4.0,
     "anchor_image_loss": 4.0,
     "redirect_text_loss": 5.0,
@@ -49,17 +50,14 @@ WEIGHTS = {
 
 def losses(batch: Batch) -> dict[str, Tensor]:
     """Every term of the table above, unweighted."""
-    student, teacher = batch.student, batch.teacher
+    student = batch.student
     text, image = batch.text_unsafe, batch.image_unsafe
     to_text = F.normalize(batch.near_text + OFFSET * batch.axis, dim=-1)
     to_image = F.normalize(batch.near_image - OFFSET * batch.axis, dim=-1)
     return {
-        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
-        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
-        "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
-        "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
-        "anchor_text_loss": cosine_distance(student.text_generated, teacher.text_generated, ~text),
-        "anchor_image_loss": cosine_distance(student.image_generated, teacher.image_generated, ~image),
+        **preserve(batch),
+        **align(batch),
+        **anchor(batch),
         "redirect_text_loss": cosine_distance(student.text_generated, to_text, text),
         "redirect_image_loss": cosine_distance(student.image_generated, to_image, image),
     }

@@ -20,7 +20,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.terms import cosine_distance, info_nce, relative_to
+from safeclip.training.objectives.preservation import align, anchor, preserve
+from safeclip.training.objectives.terms import cosine_distance, relative_to
 
 SCALE = 50.0
 """Of the relative term: softer than CLIP's 100, so that a query feels more than its hardest negative."""
@@ -41,15 +42,12 @@ WEIGHTS = {
 
 def losses(batch: Batch) -> dict[str, Tensor]:
     """Every term of the table above, unweighted."""
-    student, teacher = batch.student, batch.teacher
+    student = batch.student
     text, image = batch.text_unsafe, batch.image_unsafe
     return {
-        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
-        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
-        "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
-        "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
-        "anchor_text_loss": cosine_distance(student.text_generated, teacher.text_generated, ~text),
-        "anchor_image_loss": cosine_distance(student.image_generated, teacher.image_generated, ~image),
+        **preserve(batch),
+        **align(batch),
+        **anchor(batch),
         "redirect_text_loss": cosine_distance(student.text_generated, batch.near_text, text),
         "redirect_image_loss": cosine_distance(student.image_generated, batch.near_image, image),
         "relative_text_loss": relative_to(

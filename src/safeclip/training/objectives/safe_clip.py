@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
+from safeclip.training.objectives.preservation import align, preserve
 from safeclip.training.objectives.terms import cosine_distance, info_nce
 
 _RAW = {
@@ -32,13 +33,11 @@ def losses(batch: Batch) -> dict[str, Tensor]:
     """The eight terms, unweighted."""
     student, teacher = batch.student, batch.teacher
     return {
-        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
+        **preserve(batch),
+        **align(batch),
         "redirect_text_loss": cosine_distance(student.text_generated, teacher.text_safe),
-        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
         "redirect_image_loss": cosine_distance(student.image_generated, teacher.image_safe),
-        "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
         "cross_text_loss": info_nce(student.text_generated, teacher.image_safe),
-        "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
         "cross_image_loss": info_nce(student.image_generated, teacher.text_safe),
     }
 

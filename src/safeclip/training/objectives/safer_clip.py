@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safeclip.training.objectives.batch import Batch, Objective
+from safeclip.training.objectives.preservation import align, preserve
 from safeclip.training.objectives.safe_clip import WEIGHTS
-from safeclip.training.objectives.terms import cosine_distance, info_nce
+from safeclip.training.objectives.terms import cosine_distance
 
 
 def losses(batch: Batch) -> dict[str, Tensor]:
@@ -26,10 +27,8 @@ def losses(batch: Batch) -> dict[str, Tensor]:
     student, teacher = batch.student, batch.teacher
     text, image = student.text_generated, student.image_generated
     return {
-        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
-        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
-        "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
-        "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
+        **preserve(batch),
+        **align(batch),
         "redirect_text_loss": cosine_distance(text, batch.near_text),
         "redirect_image_loss": cosine_distance(image, batch.near_image),
         "cross_text_loss": _prefer(text, batch.near_image, teacher.image_generated),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
+from safeclip.training.objectives.preservation import anchor, preserve
 from safeclip.training.objectives.terms import cosine_distance, info_nce
 
 WEIGHTS = {
@@ -35,10 +36,8 @@ def losses(batch: Batch) -> dict[str, Tensor]:
     text, image = batch.text_unsafe, batch.image_unsafe
     unsafe_text, unsafe_image = student.text_generated, student.image_generated
     return {
-        "preserve_text_loss": cosine_distance(student.text_safe, teacher.text_safe),
-        "preserve_image_loss": cosine_distance(student.image_safe, teacher.image_safe),
-        "anchor_text_loss": cosine_distance(unsafe_text, teacher.text_generated, ~text),
-        "anchor_image_loss": cosine_distance(unsafe_image, teacher.image_generated, ~image),
+        **preserve(batch),
+        **anchor(batch),
         "redirect_text_loss": cosine_distance(unsafe_text, teacher.text_safe, text),
         "redirect_image_loss": cosine_distance(unsafe_image, teacher.image_safe, image),
         "mixed_text_loss": info_nce(unsafe_text, teacher.image_generated, mask=text & ~image),
