@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from safeclip.errors import SettingsError
-from safeclip.settings import Settings, load_settings
+from safeclip.settings.project import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

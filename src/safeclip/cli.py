@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """The whole chain as the Prefect flow `retrain`, with a server of its own if none is configured."""
     from safeclip.pipeline.graph import load_graph, project_root
     from safeclip.pipeline.temporary_server import TemporaryServer, api_is_configured
-    from safeclip.settings import load_settings
+    from safeclip.settings.project import load_settings
 
     root = project_root()
     load_settings(root / "params.yaml")
@@ -66,7 +66,7 @@ def stage(options: argparse.Namespace) -> int:
     """One stage alone, through DVC: nothing happens if it is up to date."""
     from safeclip.pipeline.graph import changes, check_name, load_graph, project_root
     from safeclip.pipeline.stage_process import run_stage, stop_all
-    from safeclip.settings import load_settings
+    from safeclip.settings.project import load_settings
 
     root = project_root()
     load_settings(root / "params.yaml")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from safeclip.errors import DataError
 from safeclip.evaluation.report import learning_curves, make_report, measures, worst_categories
-from safeclip.settings import Settings
+from safeclip.settings.project import Settings
 from safeclip.stages.report import report
 
 HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'

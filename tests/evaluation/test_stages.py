@@ -17,7 +17,7 @@ from safeclip.errors import DataError
 from safeclip.evaluation.zeroshot import ZEROSHOT
 from safeclip.production import sha256
 from safeclip.records import QUADRUPLETS, TRUTH, write_table
-from safeclip.settings import Settings
+from safeclip.settings.project import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
 from tests.training.tiny import tiny_encoder, tiny_table

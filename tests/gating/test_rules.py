@@ -14,7 +14,7 @@ from safeclip.gating.rules import check_rule
 from safeclip.gating.verdict import decide
 from safeclip.intervals import Resampling
 from safeclip.outcomes import Measured
-from safeclip.settings import Gate, Rule
+from safeclip.settings.gate import Gate, Rule
 from tests.gating.evidence import SEED, evidence_of, good
 
 METRIC = "zeroshot.top1"

@@ -11,7 +11,7 @@ import pytest
 from safeclip.gating.core import CORE_RULES
 from safeclip.gating.verdict import Evidence, decide, rule_lines
 from safeclip.outcomes import Measured
-from safeclip.settings import Gate, Rule
+from safeclip.settings.gate import Gate, Rule
 from tests.gating.evidence import GOOD, SEED, evidence_of, found, good, with_digest
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"

@@ -16,7 +16,7 @@ from safeclip.errors import DataError
 from safeclip.guard import load_guard
 from safeclip.picturebook.drawing import draw
 from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.settings import Settings
+from safeclip.settings.project import Settings
 from safeclip.stages.label_safety import label_safety
 from safeclip.synthesis.labels import (
     Depicted,

@@ -10,7 +10,10 @@ import pytest
 
 from safeclip.errors import DataError
 from safeclip.records import CAPTIONS, QUARANTINE, read_table
-from safeclip.settings import Compute, Data, RewriteCaptions, Settings, TuneRewriter
+from safeclip.settings.project import Settings
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.stage import Compute, Data
+from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.rewrite_captions import rewrite_captions
 from tests.synthesis.tiny import make_model
 

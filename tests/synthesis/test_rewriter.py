@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from safeclip.errors import ModelError
-from safeclip.settings import TuneRewriter
+from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import folder_digest, load_model, load_rewriter, load_tokenizer
 from safeclip.synthesis.pairs import CuratedPair

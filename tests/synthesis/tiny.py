@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from safeclip.settings import RewriteCaptions
+from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
 from safeclip.synthesis.smollm import model_folder

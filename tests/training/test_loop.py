@@ -15,7 +15,7 @@ import torch
 
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
 from safeclip.errors import TrainingError
-from safeclip.settings import Interpolate
+from safeclip.settings.finetune import Interpolate
 from safeclip.training.loop import batch_rows, finetune, learning_rate, shortfall
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny

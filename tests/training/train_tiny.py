@@ -11,7 +11,7 @@ import torch
 
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import save_adapter
-from safeclip.settings import Finetune, Lora
+from safeclip.settings.finetune import Finetune, Lora
 from safeclip.training.loop import finetune
 from safeclip.training.rows import prepare_rows
 from safeclip.training.teacher import embed_quadruplets

@@ -10,7 +10,7 @@ from PIL import Image
 
 from safeclip.guard import load_guard
 from safeclip.records import QUADRUPLETS
-from safeclip.settings import ValidateData
+from safeclip.settings.validate_data import ValidateData
 from safeclip.validation.judge import judge
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")

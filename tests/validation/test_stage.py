@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from safeclip.errors import DataError
 from safeclip.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
-from safeclip.settings import Settings
+from safeclip.settings.project import Settings
 from safeclip.stages.validate_data import validate_data
 from tests.validation.conftest import BOUNDS, CATEGORIES
 

@@ -7,7 +7,7 @@ because it no longer finds anything.
 
 from __future__ import annotations
 
-from safeclip.settings import Rule
+from safeclip.settings.gate import Rule
 
 _HARM = "harm must fall in both directions; a cosine-only objective reaches 0 % in one and 100 % in the other"
 _UTILITY = "safe queries must still find their own targets; a collapsed encoder is no safe encoder"

@@ -13,7 +13,7 @@ from typing import Any
 
 from safeclip.intervals import Interval, Resampling
 from safeclip.outcomes import Measured
-from safeclip.settings import Rule
+from safeclip.settings.gate import Rule
 
 TOLERANCE = 1e-6  # metrics.json is rounded to 6 digits
 

@@ -11,7 +11,7 @@ from safeclip.gating.core import CORE_RULES
 from safeclip.gating.rules import RuleResult, check_rule, is_number, lookup, same_number
 from safeclip.intervals import Resampling
 from safeclip.outcomes import MODELS, Measured
-from safeclip.settings import Gate
+from safeclip.settings.gate import Gate
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,16 @@ from tqdm import tqdm
 
 from safeclip.encoders.load import load_encoder
 from safeclip.records import read_dataset
-from safeclip.settings import Settings
+from safeclip.settings.embed_teacher import EmbedTeacher
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output
 from safeclip.training.teacher import embed_quadruplets, write_teacher
 
 SPLITS = ("train", "val")  # test is evaluate's alone
+
+
+class Settings(StageSettings):
+    embed_teacher: EmbedTeacher = EmbedTeacher()
 
 
 def embed_teacher(settings: Settings) -> None:
@@ -25,4 +30,4 @@ def embed_teacher(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(embed_teacher)
+    main(embed_teacher, Settings)

@@ -18,12 +18,17 @@ from safeclip.intervals import Resampling
 from safeclip.outcomes import measured
 from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
 from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.settings import Settings
+from safeclip.settings.evaluate import Evaluate
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+
+
+class Settings(StageSettings):
+    evaluate: Evaluate = Evaluate()
 
 
 def evaluate(settings: Settings) -> None:
@@ -85,4 +90,4 @@ def _digests(data: Path, encoders: dict[str, Encoder], outcomes: Path) -> dict[s
 
 
 if __name__ == "__main__":
-    main(evaluate)
+    main(evaluate, Settings)

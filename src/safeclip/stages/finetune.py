@@ -13,7 +13,8 @@ from tqdm import tqdm
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import save_adapter
 from safeclip.records import read_dataset
-from safeclip.settings import Settings
+from safeclip.settings.finetune import Finetune
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.training import loop
 from safeclip.training.rows import Rows, prepare_rows
@@ -21,6 +22,10 @@ from safeclip.training.teacher import read_teacher
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TEACHER = RESULTS / "embed_teacher"
+
+
+class Settings(StageSettings):
+    finetune: Finetune = Finetune()
 
 
 def finetune(settings: Settings) -> None:
@@ -84,4 +89,4 @@ def _metrics(outcome: loop.Outcome, train_rows: int, val_rows: int) -> dict:
 
 
 if __name__ == "__main__":
-    main(finetune)
+    main(finetune, Settings)

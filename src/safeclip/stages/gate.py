@@ -11,12 +11,17 @@ from safeclip.gating.verdict import Evidence, decide, rule_lines
 from safeclip.outcomes import measured
 from safeclip.production import PRODUCTION, read_production, sha256
 from safeclip.records import OUTCOMES, read_table
-from safeclip.settings import Settings
+from safeclip.settings.gate import Gate
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 
 METRICS = RESULTS / "evaluate" / "metrics.json"
 OUTCOMES_FILE = RESULTS / "evaluate" / "outcomes.parquet"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+
+
+class Settings(StageSettings):
+    gate: Gate = Gate()
 
 
 def gate(settings: Settings) -> None:
@@ -60,4 +65,4 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(gate)
+    main(gate, Settings)

@@ -13,7 +13,8 @@ from safeclip.encoders.load import load_encoder
 from safeclip.errors import DataError
 from safeclip.guard import load_guard
 from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.settings import Settings
+from safeclip.settings.label_safety import LabelSafety
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.label_report import count_states, error_report
 from safeclip.synthesis.labels import Depicted, NgramTextLabeller, PromptImageLabeller, labels_of
@@ -22,6 +23,10 @@ from safeclip.taxonomy import Taxonomy, load_taxonomy
 
 STAGE = "label_safety"
 RENDERED = RESULTS / "render_images"
+
+
+class Settings(StageSettings):
+    label_safety: LabelSafety = LabelSafety()
 
 
 def label_safety(settings: Settings) -> None:
@@ -108,4 +113,4 @@ def _metrics(captions: pa.Table, columns: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(label_safety)
+    main(label_safety, Settings)

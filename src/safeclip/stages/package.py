@@ -14,11 +14,16 @@ from safeclip.production import sha256
 from safeclip.registry.bento import build_bento
 from safeclip.registry.card import model_card
 from safeclip.registry.model import write_model
-from safeclip.settings import Settings
+from safeclip.settings.package import Package
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 VERDICT = RESULTS / "gate" / "verdict.json"
+
+
+class Settings(StageSettings):
+    package: Package = Package()
 
 
 def package(settings: Settings) -> None:
@@ -55,4 +60,4 @@ def passed_verdict(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(package)
+    main(package, Settings)

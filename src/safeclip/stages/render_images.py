@@ -8,11 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from safeclip.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.settings import Settings
+from safeclip.settings.render_images import RenderImages
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.images import PictureBookEngine
 from safeclip.synthesis.render import STAGE, SafePictures, render_rows
+
+
+class Settings(StageSettings):
+    render_images: RenderImages = RenderImages()
 
 
 def render_images(settings: Settings) -> None:
@@ -56,4 +61,4 @@ def _states(truth: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(render_images)
+    main(render_images, Settings)

@@ -9,8 +9,13 @@ from typing import Any
 
 from safeclip.errors import DataError
 from safeclip.evaluation.report import GRIDS, make_report
-from safeclip.settings import Settings
+from safeclip.settings.report import Report
+from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output
+
+
+class Settings(StageSettings):
+    report: Report = Report()
 
 
 def report(settings: Settings) -> None:
@@ -54,4 +59,4 @@ def _read_grids(folder: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    main(report)
+    main(report, Settings)

@@ -10,7 +10,9 @@ from pathlib import Path
 from safeclip.encoders.load import load_encoder
 from safeclip.guard import Guard, load_guard
 from safeclip.records import CAPTIONS, QUARANTINE, write_table
-from safeclip.settings import Settings
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.stage import StageSettings
+from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.answers import AnswerCheck, Outcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
@@ -28,6 +30,11 @@ from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import load_taxonomy
 
 ADAPTER = RESULTS / "tune_rewriter" / "adapter"
+
+
+class Settings(StageSettings):
+    tune_rewriter: TuneRewriter = TuneRewriter()
+    rewrite_captions: RewriteCaptions = RewriteCaptions()
 
 
 def rewrite_captions(settings: Settings) -> None:
@@ -83,4 +90,4 @@ def _run(settings: Settings, job: RewriteJob, requests: Sequence[RewriteRequest]
 
 
 if __name__ == "__main__":
-    main(rewrite_captions)
+    main(rewrite_captions, Settings)

@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safeclip.errors import SafeclipError
-from safeclip.settings import Settings, load_settings
+from safeclip.settings.section import load
+from safeclip.settings.stage import StageSettings
 
 RESULTS = Path("results")
+PARAMS = Path("params.yaml")
+Loaded = TypeVar("Loaded", bound=StageSettings)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,7 +29,7 @@ def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
 
 
-def main(body: Callable[[Settings], None]) -> None:
+def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
     """Run a stage from the project's root: settings checked first, files readable by the owner only.
 
     Exit status 1 with one line on standard error for a `SafeclipError`.
@@ -34,7 +37,7 @@ def main(body: Callable[[Settings], None]) -> None:
     die_with_parent()
     os.umask(0o077)
     try:
-        settings = load_settings()
+        settings = load(kind, PARAMS)
         _set_threads(settings.compute.threads)
         body(settings)
     except SafeclipError as error:

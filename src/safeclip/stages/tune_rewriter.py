@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from safeclip.guard import load_guard
-from safeclip.settings import Settings
+from safeclip.settings.stage import StageSettings
+from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.stage import main, output
 from safeclip.synthesis.pairs import load_pairs
 from safeclip.synthesis.rewriter import save_rewriter, tune
 from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import load_taxonomy
+
+
+class Settings(StageSettings):
+    tune_rewriter: TuneRewriter = TuneRewriter()
 
 
 def tune_rewriter(settings: Settings) -> None:
@@ -32,4 +37,4 @@ def _report(step: int, loss: float) -> None:
 
 
 if __name__ == "__main__":
-    main(tune_rewriter)
+    main(tune_rewriter, Settings)

@@ -21,7 +21,8 @@ from safeclip.records import (
     read_table,
     write_table,
 )
-from safeclip.settings import Settings
+from safeclip.settings.stage import StageSettings
+from safeclip.settings.validate_data import ValidateData
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.taxonomy import load_taxonomy
 from safeclip.validation.facts import join_rows
@@ -32,6 +33,10 @@ from safeclip.validation.summary import summarise
 
 _EARLIER = ("rewrite_captions", "render_images")
 _LOGS = Path("logs/validate_data")
+
+
+class Settings(StageSettings):
+    validate_data: ValidateData = ValidateData()
 
 
 def validate_data(settings: Settings) -> None:
@@ -101,4 +106,4 @@ def _log(summary: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(validate_data)
+    main(validate_data, Settings)

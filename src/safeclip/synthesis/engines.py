@@ -22,7 +22,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from safeclip.settings import RewriteCaptions
+from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.keyed import gumbel, row_key
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
 from safeclip.synthesis.prompts import prompt_messages

@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from safeclip.errors import ModelError
-from safeclip.settings import RewriteCaptions
+from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
 from safeclip.synthesis.language_model import folder_digest

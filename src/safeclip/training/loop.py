@@ -19,7 +19,7 @@ from torch import Tensor
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
 from safeclip.errors import TrainingError
-from safeclip.settings import Finetune
+from safeclip.settings.finetune import Finetune
 from safeclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from safeclip.training.forward import embed_rows, make_batch
 from safeclip.training.objectives import OBJECTIVES, resolve_weights

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import great_expectations.expectations as gxe
 
 from safeclip.records import LABELS, QUADRUPLETS, SPLITS
-from safeclip.settings import ValidateData
+from safeclip.settings.validate_data import ValidateData
 from safeclip.validation.facts import STATES
 from safeclip.validation.images import ExpectColumnValuesToBeImages
 from safeclip.validation.suite import Check

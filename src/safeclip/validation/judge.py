@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from safeclip.records import QUADRUPLETS
-from safeclip.settings import ValidateData
+from safeclip.settings.validate_data import ValidateData
 from safeclip.validation.expectations import dataset_checks, row_checks
 from safeclip.validation.facts import TermGuard, measure, measure_leaks
 from safeclip.validation.quarantine import STAGE, Account, gather, imbalances, reject

@@ -1,0 +1,41 @@
+"""The section `finetune` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safeclip.settings.section import Count, Positive, Rate, Section, Share, Weight
+
+
+class Lora(Section):
+    """Low-rank updates of both towers: attention (key, value, output), MLP, patch embedding."""
+
+    rank: Positive = 16
+    alpha: Positive = 16  # the update is alpha / rank times the product of the factors
+    query: bool = True  # adapt the query projection too
+
+
+class Interpolate(Section):
+    """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
+
+    text: Share = 0.5
+    image: Share = 1.0
+
+
+class Finetune(Section):
+    """LoRA fine-tuning under a chosen objective."""
+
+    objective: Literal["opposed", "relative", "safe_clip", "safer_clip", "shield_clip"] = "opposed"
+    weights: dict[str, Weight] = Field(default_factory=dict)  # by loss name; the objective's own otherwise
+    lora: Lora = Lora()
+    interpolate: Interpolate = Interpolate()
+    steps: Positive = 200
+    batch_size: Positive = 128
+    learning_rate: Rate = 3e-3  # after the warm-up a cosine to zero
+    warmup_steps: Count = 10
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    max_grad_norm: Rate = 1.0
+    validate_every: Positive = 40
+    checkpoint_every: Positive = 40

@@ -1,0 +1,43 @@
+"""The whole of params.yaml, checked before any stage starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safeclip.settings.embed_teacher import EmbedTeacher
+from safeclip.settings.evaluate import Evaluate
+from safeclip.settings.finetune import Finetune
+from safeclip.settings.gate import Gate
+from safeclip.settings.label_safety import LabelSafety
+from safeclip.settings.package import Package
+from safeclip.settings.render_images import RenderImages
+from safeclip.settings.report import Report
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.section import Count, Section, load
+from safeclip.settings.stage import Compute, Data
+from safeclip.settings.tune_rewriter import TuneRewriter
+from safeclip.settings.validate_data import ValidateData
+
+
+class Settings(Section):
+    """The whole of params.yaml."""
+
+    seed: Count = 2311
+    compute: Compute = Compute()
+    data: Data = Data()
+    tune_rewriter: TuneRewriter = TuneRewriter()
+    rewrite_captions: RewriteCaptions = RewriteCaptions()
+    render_images: RenderImages = RenderImages()
+    label_safety: LabelSafety = LabelSafety()
+    validate_data: ValidateData = ValidateData()
+    embed_teacher: EmbedTeacher = EmbedTeacher()
+    finetune: Finetune = Finetune()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    report: Report = Report()
+    package: Package = Package()
+
+
+def load_settings(path: Path | str = "params.yaml") -> Settings:
+    """Read and check params.yaml; a `SettingsError` of one line names the first fault."""
+    return load(Settings, Path(path))

@@ -1,0 +1,16 @@
+"""The section `render_images` of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from safeclip.settings.section import Positive, Section, Share
+
+
+class RenderImages(Section):
+    """Unsafe caption -> image."""
+
+    engine: Literal["picturebook"] = "picturebook"
+    image_size: Positive = 64
+    misrender: Share = 0.1  # share of generated pictures that miss what the caption asks
+    shard_rows: Positive = 1000
