@@ -6,9 +6,15 @@ import pytest
 
 import safeclip  # noqa: F401
 from tests.chain import TinyChain, run_tiny_chain
+from tests.servers import not_run_lines
 
 
 @pytest.fixture(scope="session")
 def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
     """The real chain, run once on 40 rows (minutes). Read from it; to change something take `copy_chain`."""
     return run_tiny_chain(tmp_path_factory.mktemp("chain") / "project")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in not_run_lines(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line)
