@@ -184,6 +184,18 @@ def test_a_broken_production_file_never_reads_as_no_production(
         evaluate(SETTINGS)
 
 
+def test_without_a_zeroshot_set_nothing_is_invented_and_the_gate_fails(project: Path) -> None:
+    pq.write_table(ZEROSHOT.empty_table(), project / "data" / "zeroshot.parquet")
+    evaluate(SETTINGS)
+    gate(SETTINGS)
+    metrics = read(project / "results" / "evaluate" / "metrics.json")
+    assert metrics["n"] == {"scenes": ROWS, "zeroshot": 0}
+    assert "zeroshot" not in metrics["candidate"]
+    lines = {rule["id"]: rule for rule in read(project / "results" / "gate" / "verdict.json")["rules"]}
+    assert not lines["core_zeroshot"]["passed"]
+    assert lines["core_zeroshot"]["why"] == "not measured: there is no outcome of zeroshot.top1"
+
+
 def test_a_scene_without_truth_stops(project: Path) -> None:
     write_table(project / "results" / "render_images" / "truth.parquet", [], TRUTH)
     with pytest.raises(DataError, match="has no truth"):

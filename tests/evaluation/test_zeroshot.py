@@ -48,7 +48,6 @@ def test_reads_pictures_and_prompts(tmp_path: Path) -> None:
     ("labels", "prompts", "line"),
     [
         (["dog", "dog"], {"templates": ["a {}"]}, "at least two"),
-        ([], {"templates": ["a {}"]}, "at least two"),
         (["dog", "boat"], {"templates": ["a thing"]}, "class name"),
         (["dog", "boat"], {"templates": []}, "class name"),
         (["dog", "boat"], ["a {}"], "class name"),
@@ -57,6 +56,10 @@ def test_reads_pictures_and_prompts(tmp_path: Path) -> None:
 def test_an_unusable_set_is_one_line(tmp_path: Path, labels: list[str], prompts: object, line: str) -> None:
     with pytest.raises(DataError, match=line):
         read_zeroshot(*write_set(tmp_path, labels, prompts))
+
+
+def test_a_table_without_rows_says_that_there_is_no_set(tmp_path: Path) -> None:
+    assert read_zeroshot(*write_set(tmp_path, [], {"templates": ["a {}"]})).ids == []
 
 
 def test_a_missing_prompt_file_is_one_line(tmp_path: Path) -> None:

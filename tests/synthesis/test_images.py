@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_a_picture_file_must_lie_in_the_data_folder(project: Path, path: str) ->
     with pytest.raises(DataError, match=r"row-119: image .*(outside the data folder|cannot be read)"):
         render_images(Settings())
     assert not (project / "results" / "render_images").exists()
+
+
+def test_a_picture_that_is_not_the_imported_one_is_refused(project: Path) -> None:
+    file, photo = project / "data" / "captions.jsonl", project / "data" / "photo.png"
+    digest = hashlib.sha256(photo.read_bytes()).hexdigest()
+    file.write_text(file.read_text().replace('"photo.png"', f'"photo.png", "image_sha256": "{digest}"'))
+    render_images(Settings())
+    photo.write_bytes(draw("a cat", "photo", 1).png)
+    with pytest.raises(DataError, match=r"row-119: image 'photo\.png' is not the file that was imported"):
+        render_images(Settings())
 
 
 def test_the_same_bytes_twice_and_in_any_shards(project: Path) -> None:

@@ -42,16 +42,22 @@ class ZeroShotSet:
 
 
 def read_zeroshot(pictures: Path, prompts: Path) -> ZeroShotSet:
-    """Read the pictures (Parquet: image, label) and the prompts (JSON: {"templates": ["a photo of {}"]})."""
+    """Read the pictures (Parquet: image, label) and the prompts (JSON: {"templates": ["a photo of {}"]}).
+
+    A table without rows says that the data set has no zero-shot set: nothing is measured then, and the
+    gate's zero-shot rules fail.
+    """
     table = read_columns(pictures, ZEROSHOT)
     labels = table["label"].to_pylist()
-    if len(set(labels)) < 2:
+    if labels and len(set(labels)) < 2:
         raise DataError(f"{pictures}: {len(set(labels))} class; zero-shot needs at least two")
     return ZeroShotSet(table["image"].to_pylist(), labels, _templates(prompts))
 
 
 def zeroshot_correct(encoder: Encoder, task: ZeroShotSet, batch_size: int) -> np.ndarray:
     """[M] bool: the picture's class is the one retrieved first."""
+    if not task.labels:
+        return np.zeros(0, dtype=bool)
     weights = class_embeddings(encoder, task.classes, task.templates, batch_size)
     return top1_correct(embed_images(encoder, task.images, batch_size), weights, task.labels, task.classes)
 

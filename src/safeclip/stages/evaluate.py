@@ -36,7 +36,8 @@ def evaluate(settings: Settings) -> None:
     data = Path(settings.data.path)
     scenes = judged_scenes(read_dataset(DATASET, "test"), read_table(TRUTH_FILE, TRUTH))
     task = read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json")
-    print(f"evaluate: {len(scenes)} scenes, {len(task.labels)} zero-shot pictures", flush=True)
+    pictures = f"{len(task.labels)} zero-shot pictures" if task.labels else "zero-shot not measured (no set)"
+    print(f"evaluate: {len(scenes)} scenes, {pictures}", flush=True)
     encoders = _encoders(data / "base_encoder")
     embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size)
     table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids)

@@ -37,7 +37,7 @@ def _render_shards(
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Write the picture shards; return the rows of truth and of quarantine."""
     own, seed, data = settings.render_images, settings.seed, Path(settings.data.path)
-    files = {caption.id: caption.image for caption in load_captions(data / "captions.jsonl") if caption.image}
+    files = {caption.id: caption for caption in load_captions(data / "captions.jsonl") if caption.image}
     safe = SafePictures(PictureBookEngine("photo", own.image_size, seed=seed), data, files)
     generated = PictureBookEngine("generated", own.image_size, seed=seed, misrender=own.misrender)
     truth: list[dict[str, Any]] = []

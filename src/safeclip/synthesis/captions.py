@@ -15,7 +15,10 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class SafeCaption(BaseModel):
-    """A safe caption and its split; `image` is a path relative to the data folder, None to have it drawn."""
+    """A safe caption and its split; `image` is a path relative to the data folder, None to have it drawn.
+
+    `image_sha256`, where it is given, is the digest of that file: it makes this file stand for the pictures.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -24,6 +27,7 @@ class SafeCaption(BaseModel):
     caption: Text
     source: Text
     image: Text | None = None
+    image_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
 def load_captions(path: Path) -> list[SafeCaption]:

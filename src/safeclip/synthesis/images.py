@@ -7,6 +7,7 @@ out, or with one added to a harmless caption. Another engine is one more class w
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +84,20 @@ def shows_unsafe(glyphs: Iterator[str] | Sequence[str]) -> bool:
     return any(BY_NAME[glyph].unsafe for glyph in glyphs)
 
 
-def read_image(root: Path, row_id: str, path: str) -> bytes:
-    """The bytes of a safe picture named in the captions file, below `root`; `DataError` names the row."""
+def read_image(root: Path, row_id: str, path: str, sha256: str | None = None) -> bytes:
+    """The bytes of a safe picture named in the captions file, below `root`; `DataError` names the row.
+
+    With `sha256` they must be the very bytes that the captions file was written for.
+    """
     file = (root / path).resolve()
     if not file.is_relative_to(root.resolve()):
         raise DataError(f"{row_id}: image {path!r} is outside the data folder; use a path relative to it")
     try:
-        return file.read_bytes()
+        image = file.read_bytes()
     except OSError as error:
         raise DataError(
             f"{row_id}: image {path!r} cannot be read ({error.strerror}); restore the file"
         ) from None
+    if sha256 is not None and hashlib.sha256(image).hexdigest() != sha256:
+        raise DataError(f"{row_id}: image {path!r} is not the file that was imported; restore it")
+    return image

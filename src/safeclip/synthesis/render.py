@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safeclip.picturebook.lexicon import find_entries
+from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.images import ImageEngine, Rendered, RenderRequest, read_image, shows_unsafe
 
 STAGE = "render_images"
@@ -24,11 +25,11 @@ class RenderedRows:
 
 @dataclass(frozen=True)
 class SafePictures:
-    """Safe pictures: the file that the captions file names for a row, or one drawn by the engine."""
+    """Safe pictures: the file that the captions file names for a row's id, or one drawn by the engine."""
 
     engine: ImageEngine
     root: Path
-    files: Mapping[str, str]
+    files: Mapping[str, SafeCaption]
 
     def render(self, rows: Sequence[Mapping[str, Any]]) -> list[Rendered]:
         """One picture a row, in order; `DataError` if a named file is not there."""
@@ -40,8 +41,9 @@ class SafePictures:
             )
         }
         for row in rows:
-            if (path := self.files.get(row["id"])) is not None:
-                pictures[row["id"]] = Rendered(row["id"], read_image(self.root, row["id"], path))
+            if (named := self.files.get(row["id"])) is not None and named.image is not None:
+                image = read_image(self.root, named.id, named.image, named.image_sha256)
+                pictures[row["id"]] = Rendered(row["id"], image)
         return [pictures[row["id"]] for row in rows]
 
 
