@@ -70,14 +70,14 @@ def _blocks(gallery: Gallery, block: int, device: torch.device) -> Iterator[tupl
 def _topk_of_block(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Exact top-k of scores [Q, B], lowest index first among equals."""
     k = min(k, scores.shape[1])
-    values, indices = torch.topk(scores, k, dim=1)
-    indices, order = indices.sort(dim=1)
-    values, indices = _by_score(values.gather(1, order), indices, k)
-    kth = values[:, -1:]
-    shared = (scores == kth).sum(1) > (values == kth).sum(1)  # more rows with the k-th score than selected
+    one_more = min(k + 1, scores.shape[1])  # its score tells whether others share the k-th
+    best, where = torch.topk(scores, one_more, dim=1)
+    indices, order = where[:, :k].sort(dim=1)
+    values, indices = _by_score(best[:, :k].gather(1, order), indices, k)
+    shared = best[:, -1] == best[:, k - 1] if one_more > k else torch.zeros(len(scores), dtype=torch.bool)
     if shared.any():
-        full, where = scores[shared].sort(dim=1, descending=True, stable=True)
-        values[shared], indices[shared] = full[:, :k], where[:, :k]
+        full, order = scores[shared].sort(dim=1, descending=True, stable=True)
+        values[shared], indices[shared] = full[:, :k], order[:, :k]
     return values, indices
 
 
