@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safeclip.commands.gate import gate
 from safeclip.errors import PipelineError, SafeclipError
 
 Command = Callable[[argparse.Namespace], int]
@@ -126,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME", help="a stage of dvc.yaml (`safeclip status` lists them)")
     one.add_argument("--force", action="store_true", help="run it even if it is up to date")
     add(status, "which stages are stale, and why", "safeclip status")
+    verdict = add(gate, "compute the verdict again, from the outcomes", "safeclip gate --explain")
+    verdict.add_argument("--explain", action="store_true", help="what each failed rule would need to pass")
     page = add(report, "print the path of the reviewer's page", "safeclip report --open")
     page.add_argument("--open", action="store_true", help="open it in a browser")
     bento = add(serve, "serve the packaged Bento over HTTP", "safeclip serve --port 3000")

@@ -98,3 +98,21 @@ def test_outputs_and_lock_hold_no_time_and_no_path_of_this_machine(tiny_chain: T
         text = path.read_text()
         assert str(tiny_chain.root) not in text
         assert not re.search(r"20\d\d-\d\d-\d\dT\d\d:\d\d", text), path
+
+
+def test_the_gate_command_explains_failures_and_notices_an_edited_metric(
+    tiny_chain: TinyChain, tmp_path: Path
+) -> None:
+    root = copy_chain(tiny_chain, tmp_path / "project")
+    honest = run(root, "safeclip", "gate", "--explain")
+    assert honest.returncode == 2
+    assert "core_harmful_t2i: measured on too little" in honest.stdout
+    assert "verdict.json" not in honest.stdout
+    metrics = root / "results/evaluate/metrics.json"
+    stated = json.loads(metrics.read_text())
+    stated["candidate"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"] = 0.0123
+    metrics.write_text(json.dumps(stated))
+    edited = run(root, "safeclip", "gate")
+    assert edited.returncode == 2
+    assert "metrics.json was changed" in edited.stdout
+    assert "results/gate/verdict.json says something else" in edited.stdout

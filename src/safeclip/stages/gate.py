@@ -18,6 +18,7 @@ from safeclip.stages.stage import RESULTS, main, output, write_json
 METRICS = RESULTS / "evaluate" / "metrics.json"
 OUTCOMES_FILE = RESULTS / "evaluate" / "outcomes.parquet"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+VERDICT = RESULTS / "gate" / "verdict.json"
 
 
 class Settings(StageSettings):
@@ -26,7 +27,15 @@ class Settings(StageSettings):
 
 def gate(settings: Settings) -> None:
     """Write the verdict and print a line a rule."""
-    evidence = Evidence(
+    verdict = decide(read_evidence(), settings.gate, settings.seed)
+    with output("gate") as out:
+        write_json(out / VERDICT.name, verdict)
+    print("\n".join(rule_lines(verdict)), flush=True)
+
+
+def read_evidence() -> Evidence:
+    """What stands in results/evaluate, with the digests of the files as they are now."""
+    return Evidence(
         found=measured(read_table(OUTCOMES_FILE, OUTCOMES)),
         metrics=_read_metrics(METRICS),
         assigned=read_production().assigned,
@@ -37,10 +46,6 @@ def gate(settings: Settings) -> None:
             "candidate_adapter": _digest(ADAPTER),
         },
     )
-    verdict = decide(evidence, settings.gate, settings.seed)
-    with output("gate") as out:
-        write_json(out / "verdict.json", verdict)
-    print("\n".join(rule_lines(verdict)), flush=True)
 
 
 def _digest(path: Path) -> str:
