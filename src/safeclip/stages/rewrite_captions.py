@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from safeclip.encoders.load import load_encoder
@@ -17,7 +16,8 @@ from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.answers import AnswerCheck, Outcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
 from safeclip.synthesis.concepts import ConceptDraw, draw_concepts, eligible_counts, nearness
-from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
+from safeclip.synthesis.engine_choice import open_rewriter
+from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.microbatches import (
     RewriteJob,
     answers_digest,
@@ -45,8 +45,7 @@ def rewrite_captions(settings: Settings) -> None:
     draws = _draw(settings, captions, guard)
     print(f"{STAGE}: {len(captions)} captions, eligible concepts {eligible_counts(draws)}", flush=True)
     requests, refused = make_requests(captions, draws, guard)
-    job = _job(settings, requests, guard)
-    outcomes = _run(settings, job, requests)
+    outcomes, checkpoints = _rewrite(settings, requests, guard)
     rows, rejected = make_rows(captions, requests, outcomes, rewriter=own.engine, seed=seed)
     rejected += refused
     destroyed = sum(outcome.destroyed for outcome in outcomes)
@@ -56,7 +55,7 @@ def rewrite_captions(settings: Settings) -> None:
         write_table(out / "captions.parquet", rows, CAPTIONS)
         write_table(out / "quarantine.parquet", rejected, QUARANTINE)
         write_json(out / "counts.json", counts)
-    shutil.rmtree(job.folder)  # unsafe text is kept once, in the output
+    shutil.rmtree(checkpoints)  # unsafe text is kept once, in the output
 
 
 def _draw(settings: Settings, captions: Sequence[SafeCaption], guard: Guard) -> list[ConceptDraw]:
@@ -69,13 +68,18 @@ def _draw(settings: Settings, captions: Sequence[SafeCaption], guard: Guard) -> 
     return draw_concepts(rows, phrases, cosines, guard, nearest=nearest, seed=settings.seed)
 
 
-def _job(settings: Settings, requests: Sequence[RewriteRequest], guard: Guard) -> RewriteJob:
-    own, seed, threads = settings.rewrite_captions, settings.seed, settings.compute.threads
+def _rewrite(
+    settings: Settings, requests: Sequence[RewriteRequest], guard: Guard
+) -> tuple[list[Outcome], Path]:
+    """All outcomes, and the folder of the finished micro-batches they came through."""
+    own, seed, compute = settings.rewrite_captions, settings.seed, settings.compute
     folder = model_folder(settings.tune_rewriter.model)
-    digest = answers_digest(folder, ADAPTER, own, seed=seed, threads=threads)
+    digest = answers_digest(folder, ADAPTER, own, seed=seed, threads=compute.threads)
     kept = checkpoint_folder(Path("work") / STAGE, digest, requests)
-    make = partial(TransformersRewriter, folder, ADAPTER, own, seed=seed)
-    return RewriteJob(make, AnswerCheck(guard), threads, kept)
+    threads = compute.threads * compute.workers  # a server has the cores that the workers would have
+    with open_rewriter(folder, ADAPTER, own, seed=seed, threads=threads) as make:
+        job = RewriteJob(make, AnswerCheck(guard), compute.threads, kept, waits=own.engine == "vllm")
+        return _run(settings, job, requests), kept
 
 
 def _run(settings: Settings, job: RewriteJob, requests: Sequence[RewriteRequest]) -> list[Outcome]:

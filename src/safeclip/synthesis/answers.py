@@ -52,6 +52,8 @@ class AnswerCheck:
     def __call__(self, request: RewriteRequest, answer: RewriteAnswer) -> Outcome:
         if self.guard.trips(answer.text, request.categories):
             return Outcome(request.id, None, DESTROYED)
+        if answer.fault:
+            return Outcome(request.id, None, f"no answer: {answer.fault}")
         text = clean(answer.text, complete=answer.complete)
         reason = fault(text, request.caption, request.concept)
         return Outcome(request.id, None, reason) if reason else Outcome(request.id, text)

@@ -2,7 +2,8 @@
 
 The engine in process runs transformers on one micro-batch at a time. What it answers depends on the
 micro-batch (floating point does) and on noise keyed by (project seed, row id, position), and on nothing else:
-not on what ran before, not on the process. Another engine is one more class with `name` and `rewrite`.
+not on what ran before, not on the process. Another engine is one more class with `name` and `rewrite`:
+`vllm_rewriter` has one that asks a server.
 """
 
 from __future__ import annotations
@@ -42,11 +43,15 @@ class RewriteRequest:
 
 @dataclass(frozen=True)
 class RewriteAnswer:
-    """What the model said, as it said it; not `complete` if the length limit cut it."""
+    """What the model said, as it said it; not `complete` if the length limit cut it.
+
+    `fault` says why a server gave nothing to use (an engine in process always answers).
+    """
 
     id: str
     text: str
     complete: bool = True
+    fault: str = ""
 
 
 class Rewriter(Protocol):

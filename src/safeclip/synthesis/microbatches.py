@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,19 +29,23 @@ from safeclip.synthesis.language_model import folder_digest
 Batch = tuple[RewriteRequest, ...]
 _HERE = Path(__file__).parent
 _CODE = (
-    "engines.py", "answers.py", "keyed.py", "language_model.py", "prompts.py", "../guard.py",
-    "../guard_terms.yaml",
+    "engines.py", "answers.py", "keyed.py", "language_model.py", "prompts.py", "chat_endpoint.py",
+    "chat_protocol.py", "vllm_rewriter.py", "../guard.py", "../guard_terms.yaml",
 )  # fmt: skip
 
 
 @dataclass
 class RewriteJob:
-    """All that a worker needs, picklable: how to make the rewriter (once a process) and how to judge."""
+    """All that a worker needs, picklable: how to make the rewriter (once a process) and how to judge.
+
+    A rewriter that `waits` for a server is shared by threads; one that computes gets a process a worker.
+    """
 
     make_rewriter: Callable[[], Rewriter]
     judge: Callable[[RewriteRequest, RewriteAnswer], Outcome]
     threads: int
     folder: Path
+    waits: bool = False
     _rewriter: Rewriter | None = field(default=None, repr=False)
 
     def run(self, index: int, batch: Batch) -> list[Outcome]:
@@ -89,17 +93,17 @@ def micro_batches(requests: Sequence[RewriteRequest], batch_size: int) -> list[B
 
 
 def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iterator[list[Outcome]]:
-    """The outcomes of every micro-batch in order, as they are ready; `workers` processes share the rest."""
+    """The outcomes of every micro-batch in order, as they are ready; `workers` share what is not done yet."""
     job.folder.mkdir(parents=True, exist_ok=True)
     open_batches = sum(not job.is_done(index, batch) for index, batch in enumerate(batches))
     workers = min(workers, open_batches)
     if workers <= 1:
         yield from map(job.run, range(len(batches)), batches)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-flight
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,)) as pool:
+    with _pool(job, workers) as pool:
+        run = job.run if job.waits else _run_in_worker
         try:
-            yield from pool.map(_run_in_worker, range(len(batches)), batches)
+            yield from pool.map(run, range(len(batches)), batches)
         except BrokenProcessPool:
             raise ModelError(
                 "rewrite_captions: a worker died (out of memory?); lower `compute.workers` and run again, "
@@ -107,6 +111,13 @@ def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iter
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(job: RewriteJob, workers: int) -> Executor:
+    if job.waits:
+        return ThreadPoolExecutor(workers)
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-flight
+    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(job,))
 
 
 _job: RewriteJob | None = None

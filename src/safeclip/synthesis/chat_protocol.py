@@ -1,0 +1,132 @@
+"""What goes over the wire to an OpenAI-compatible chat API, and what each of its answers means.
+
+Only fields that every such server knows are sent, and only those needed are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from safeclip.errors import ModelError
+
+KEY_VARIABLE = "SAFECLIP_VLLM_API_KEY"
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation to answer; `seed` makes the server's sampling the request's own."""
+
+    id: str
+    messages: tuple[dict[str, str], ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """What was said; not `complete` if the length limit cut it; `fault` says why there is nothing to use."""
+
+    id: str
+    text: str
+    complete: bool = True
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is drawn and where it ends."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    stop: tuple[str, ...] = ("\n",)
+
+
+class Busy(Exception):
+    """The server asks for patience, or stumbled; `pause` in seconds is what it asked for."""
+
+    def __init__(self, what: str, pause: float = 0.0) -> None:
+        super().__init__(what)
+        self.pause = pause
+
+
+class Refused(Exception):
+    """The server will not answer this request, however often it is asked."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    completion_tokens: int | None = None
+
+
+class Completion(BaseModel):
+    """The part of an answer that is read."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+def request_body(model: str, request: ChatRequest, sampling: Sampling) -> dict[str, Any]:
+    """The JSON of a request for one answer."""
+    return {
+        "model": model,
+        "messages": list(request.messages),
+        "seed": request.seed,
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": list(sampling.stop),
+    }
+
+
+def parse(answer: httpx.Response) -> Completion:
+    """The answer of a successful request; `Busy` if it is not one (a proxy's page, half a body)."""
+    try:
+        return Completion.model_validate_json(answer.content)
+    except ValidationError:
+        raise Busy("not an answer of a chat API") from None
+
+
+def read_reply(request: ChatRequest, completion: Completion, sampling: Sampling) -> ChatReply:
+    """What a completion says to the request.
+
+    The caller's own limit may cut an answer (`complete` is False then); the server's, below it, is a fault.
+    """
+    if not completion.choices:
+        return ChatReply(request.id, "", fault="an answer without a choice")
+    choice, usage = completion.choices[0], completion.usage
+    if choice.finish_reason == "content_filter" or choice.message.refusal or not choice.message.content:
+        return ChatReply(request.id, "", fault="refused by the server")
+    cut = choice.finish_reason == "length"
+    said = usage.completion_tokens if usage else None
+    if cut and said is not None and said < sampling.max_tokens:
+        return ChatReply(request.id, "", fault="cut short by the server")
+    return ChatReply(request.id, choice.message.content, complete=not cut)
+
+
+def raise_for_status(root: str, answer: httpx.Response) -> None:
+    """Nothing on success; `Busy`, `Refused`, or `ModelError` for what every request to `root` will meet."""
+    status = answer.status_code
+    if status in (401, 403):
+        raise ModelError(f"{root}: the server refuses the key ({status}); set {KEY_VARIABLE}")
+    if status == 404:
+        raise ModelError(
+            f"{root}: no such path or model ({status}); mend `rewrite_captions.vllm.url` or `.model`"
+        )
+    if status in (408, 425, 429) or status >= 500:
+        asked = answer.headers.get("Retry-After", "")
+        raise Busy(f"the server is busy or failing ({status})", float(asked) if asked.isdecimal() else 0.0)
+    if not answer.is_success:
+        raise Refused(f"refused by the server ({status})")

@@ -1,0 +1,169 @@
+"""A vLLM server of our own: started, waited for, stopped with all its processes, gone if this process dies.
+
+vLLM lives in an environment of its own and is reached over HTTP alone. It listens on the loopback with a key
+made for the run. Prefix caching computes the system message once; the tuned adapter is served as it is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import torch
+
+from safeclip.errors import ModelError
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.synthesis.chat_endpoint import ChatEndpoint
+
+LOG = Path("work/vllm/server.log")
+MAX_MODEL_LENGTH = 512  # tokens of request and answer
+_STOP_SECONDS = 20.0
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@contextmanager
+def serve(folder: str, adapter: Path, settings: RewriteCaptions, *, threads: int) -> Iterator[ChatEndpoint]:
+    """Serve the model in `folder` with the adapter; ready when the block begins, gone when it ends.
+
+    `threads` are those of a server without a GPU. `ModelError`, one line, if it does not start or if it died
+    while the block ran.
+    """
+    own = settings.vllm
+    port, key = _free_port(), secrets.token_urlsafe(16)
+    endpoint = ChatEndpoint(
+        f"http://127.0.0.1:{port}", own.model, key, own.in_flight, own.answer_seconds, own.attempts
+    )
+    process = _start(_command(folder, adapter, settings, port), _environment(folder, key, threads))
+    try:
+        _wait(process, endpoint, own.start_seconds)
+        yield endpoint
+    except ModelError:
+        if process.poll() is not None:
+            raise ModelError(_death(process)) from None
+        raise
+    finally:
+        _stop(process)
+
+
+def _command(folder: str, adapter: Path, settings: RewriteCaptions, port: int) -> list[str]:
+    program = Path(settings.vllm.environment) / "bin" / "vllm"
+    if not program.exists():
+        raise ModelError(
+            f"{program}: no vLLM here; run `make vllm` or mend `rewrite_captions.vllm.environment`"
+        )
+    without_gpu = [] if torch.cuda.is_available() else ["--enforce-eager"]
+    return [
+        str(program), "serve", folder,
+        "--served-model-name", "base",
+        "--enable-lora", "--lora-modules", f"{settings.vllm.model}={adapter}",
+        "--max-lora-rank", str(_lora_rank(adapter)),
+        "--host", "127.0.0.1", "--port", str(port),
+        "--dtype", settings.dtype, "--max-model-len", str(MAX_MODEL_LENGTH),
+        "--generation-config", "vllm",  # no sampling defaults out of the model's folder
+        "--enable-prefix-caching", "--disable-uvicorn-access-log",
+        *without_gpu, *settings.vllm.arguments,
+    ]  # fmt: skip
+
+
+def _lora_rank(adapter: Path) -> int:
+    try:
+        rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{adapter}: no adapter to read here; run the stage tune_rewriter") from None
+    return next((size for size in _LORA_RANKS if size >= rank), rank)
+
+
+def _environment(folder: str, key: str, threads: int) -> dict[str, str]:
+    """Of the server: its key out of sight of `ps`; without a GPU, threads that any core may run."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(folder).is_dir() else {}
+    on_cpu = {
+        "OMP_NUM_THREADS": str(threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),  # GiB
+    }
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return inherited | offline | ({} if torch.cuda.is_available() else on_cpu) | {"VLLM_API_KEY": key}
+
+
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("wb") as log:
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,  # a group of its own, to be ended as one
+            preexec_fn=_die_with_parent,
+        )  # fmt: skip
+
+
+def _die_with_parent() -> None:
+    """In the child, before it becomes vLLM: the kernel asks it to end when this process is gone."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen[bytes], endpoint: ChatEndpoint, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    with httpx.Client(base_url=endpoint.root, timeout=5.0, trust_env=False) as client:
+        while not _healthy(client):
+            if process.poll() is not None:
+                raise ModelError(_death(process))
+            if time.monotonic() > deadline:
+                raise ModelError(
+                    f"the vLLM server was not ready in {seconds:g} s; {LOG} says why, or raise "
+                    "`rewrite_captions.vllm.start_seconds`"
+                )
+            time.sleep(0.5)
+
+
+def _healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    return (
+        f"the vLLM server died (status {process.returncode}); {LOG} says why; mend it and run again, "
+        "finished micro-batches are kept"
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server's whole group, so that no engine of it keeps memory; kill what does not go."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS
+    while _group_lives(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()  # reaps the leader, who would count as living
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
