@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from safeclip.commands import export
 from safeclip.commands.gate import gate
 from safeclip.errors import PipelineError, SafeclipError
 
@@ -131,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     verdict.add_argument("--explain", action="store_true", help="what each failed rule would need to pass")
     page = add(report, "print the path of the reviewer's page", "safeclip report --open")
     page.add_argument("--open", action="store_true", help="open it in a browser")
+    export.add_arguments(
+        add(
+            export.export,
+            "write an encoder for transformers or diffusers",
+            "safeclip export clip-for-transformers",
+        )
+    )
     bento = add(serve, "serve the packaged Bento over HTTP", "safeclip serve --port 3000")
     bento.add_argument(
         "bento",

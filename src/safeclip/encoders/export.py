@@ -1,0 +1,251 @@
+"""open_clip <-> transformers <-> the text encoder of a diffusers pipeline, weights and configuration.
+
+The activation, the layer norms' epsilon, the heads and the token that the text is pooled at are read off the
+model itself and never assumed: a CLIP that runs with the other GELU answers a little wrong everywhere and
+raises nothing. What transformers' CLIP cannot express is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    PreTrainedModel,
+)
+
+from safeclip.encoders.layouts import TEXT_PREFIX, to_open_clip, to_transformers
+from safeclip.encoders.text_tower import accept_cut_text
+from safeclip.errors import ModelError
+
+LEGACY_END = 2  # configurations written before 2023 name this id, and mean "the highest id of the row"
+TextEncoder = TypeVar("TextEncoder", CLIPTextModel, CLIPTextModelWithProjection)
+
+
+def to_clip_model(model: CLIP) -> CLIPModel:
+    """open_clip's CLIP (both towers plain transformers) as transformers' `CLIPModel`, fp32, in eval mode.
+
+    `ModelError` names what transformers' CLIP has no place for (an adapter that is not merged, another
+    pooling, a tower of another kind).
+    """
+    _check_plain(model)
+    text, vision = text_config(model), _vision_config(model)
+    config = CLIPConfig(
+        text_config=text.to_dict(),
+        vision_config=vision.to_dict(),
+        projection_dim=text.projection_dim,
+        logit_scale_init_value=float(model.logit_scale.detach()),
+    )
+    return _filled(CLIPModel(config), to_transformers(_state(model)))
+
+
+def to_text_encoder(model: CLIP, layers: int | None = None) -> CLIPTextModel:
+    """The text tower as Stable Diffusion holds it: its first `layers` layers, or all of them."""
+    return _text_tower(model, CLIPTextModel, layers)
+
+
+def to_text_encoder_with_projection(model: CLIP) -> CLIPTextModelWithProjection:
+    """The text tower with its projection, the second text encoder of SDXL."""
+    return _text_tower(model, CLIPTextModelWithProjection, None)
+
+
+def text_encoder_like(model: CLIP, present: TextEncoder) -> TextEncoder:
+    """What takes the place of a pipeline's text encoder: `pipe.text_encoder = text_encoder_like(model, ...)`.
+
+    As many layers, and of the kind, device and type of `present`; `ModelError` where the two are not the
+    same architecture (then the pipeline was not trained on this encoder).
+    """
+    layers = present.config.num_hidden_layers
+    encoder = _text_tower(model, type(present), layers)
+    for key in ("vocab_size", "hidden_size", "max_position_embeddings", "hidden_act", "num_attention_heads"):
+        ours, theirs = getattr(encoder.config, key), getattr(present.config, key)
+        if ours != theirs:
+            raise ModelError(
+                f"the encoder has {key} {ours}, the pipeline's text encoder {theirs}; "
+                "use a pipeline that was trained on this encoder"
+            )
+    return encoder.to(  # type: ignore[call-arg]
+        device=present.device, dtype=present.dtype
+    )
+
+
+def to_open_clip_model(model: CLIPModel) -> CLIP:
+    """transformers' `CLIPModel` as open_clip's CLIP, fp32, in eval mode; see `open_clip_config`."""
+    config = open_clip_config(model.config)
+    clip = CLIP(**config)
+    _load(clip, to_open_clip(_state(model)))
+    accept_cut_text(clip)
+    return clip.eval()
+
+
+def with_text_encoder(model: CLIP, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
+    """Put the weights of a pipeline's text encoder into open_clip's text tower, in place.
+
+    The projection of `model` stays where `encoder` has none. `ModelError` if the two do not fit.
+    """
+    prefixed = {
+        name if name.startswith((TEXT_PREFIX, "text_projection.")) else TEXT_PREFIX + name: tensor
+        for name, tensor in _state(encoder).items()
+    }
+    ours = text_config(model)
+    for key in ("hidden_act", "num_hidden_layers", "num_attention_heads"):
+        given, present = getattr(encoder.config, key), getattr(ours, key)
+        if given != present:
+            raise ModelError(
+                f"the text encoder's {key} is {given}, the model's {present}; "
+                "they are not the same architecture"
+            )
+    _load(model, {**model.state_dict(), **to_open_clip(prefixed)})
+
+
+def open_clip_config(config: CLIPConfig) -> dict[str, Any]:
+    """The `model_cfg` of open_clip for a transformers CLIP; `ModelError` for what it cannot express."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    if text.hidden_act != vision.hidden_act or text.hidden_act not in ("gelu", "quick_gelu"):
+        raise ModelError(
+            f"activations {text.hidden_act} (text) and {vision.hidden_act} (image): open_clip has "
+            "gelu or quick_gelu, the same in both; choose another model"
+        )
+    at_highest = text.eos_token_id in (LEGACY_END, text.vocab_size - 1)
+    pooling = {"pool_type": "argmax"} if at_highest else {"pool_type": "eos", "eos_id": text.eos_token_id}
+    return {
+        "embed_dim": config.projection_dim,
+        "quick_gelu": text.hidden_act == "quick_gelu",
+        "vision_cfg": {
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "width": vision.hidden_size,
+            "head_width": vision.hidden_size // vision.num_attention_heads,
+            "layers": vision.num_hidden_layers,
+            "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+            "norm_kwargs": {"eps": vision.layer_norm_eps},
+        },
+        "text_cfg": {
+            "context_length": text.max_position_embeddings,
+            "vocab_size": text.vocab_size,
+            "width": text.hidden_size,
+            "heads": text.num_attention_heads,
+            "layers": text.num_hidden_layers,
+            "mlp_ratio": text.intermediate_size / text.hidden_size,
+            "norm_kwargs": {"eps": text.layer_norm_eps},
+            **pooling,
+        },
+    }
+
+
+def text_config(model: CLIP) -> CLIPTextConfig:
+    """Transformers' configuration of the text tower, read off its modules."""
+    blocks, vocabulary = model.transformer.resblocks, model.vocab_size
+    end = model.text_eos_id if model.text_pool_type == "eos" else vocabulary - 1
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        max_position_embeddings=model.context_length,
+        projection_dim=model.text_projection.shape[1],
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        pad_token_id=0,
+        **_block_config(blocks[0], len(blocks)),
+    )
+
+
+def _vision_config(model: CLIP) -> CLIPVisionConfig:
+    visual = model.visual
+    blocks = visual.transformer.resblocks
+    return CLIPVisionConfig(
+        image_size=visual.image_size[0],
+        patch_size=visual.patch_size[0],
+        projection_dim=visual.proj.shape[1],
+        **_block_config(blocks[0], len(blocks)),
+    )
+
+
+def _block_config(block: ResidualAttentionBlock, layers: int) -> dict[str, Any]:
+    return {
+        "hidden_size": block.ln_1.normalized_shape[0],
+        "intermediate_size": block.mlp.c_fc.out_features,
+        "num_hidden_layers": layers,
+        "num_attention_heads": block.attn.num_heads,
+        "hidden_act": _activation(block.mlp.gelu),
+        "layer_norm_eps": block.ln_1.eps,
+    }
+
+
+def _activation(layer: nn.Module) -> str:
+    if isinstance(layer, QuickGELU):
+        return "quick_gelu"
+    if isinstance(layer, nn.GELU):
+        return "gelu" if layer.approximate == "none" else "gelu_pytorch_tanh"
+    raise ModelError(f"activation {type(layer).__name__} is not one of CLIP's; choose a GELU model")
+
+
+def _check_plain(model: nn.Module) -> None:
+    """Refuse what transformers' CLIP would compute differently without an error."""
+    faults = {
+        "no CLIP of two plain towers": not isinstance(model, CLIP)
+        or not isinstance(model.visual, VisionTransformer),
+        "an adapter that is not merged": any("lora_" in name for name, _ in model.named_parameters()),
+    }
+    if not any(faults.values()):
+        assert isinstance(model, CLIP)
+        faults |= {
+            "text that is not causal": model.attn_mask is None,
+            "a text pooling other than at the end token": model.text_pool_type not in ("argmax", "eos"),
+            "a text projection that is no plain matrix": not isinstance(model.text_projection, Tensor),
+            "an image pooling other than the class token": model.visual.pool_type != "tok"
+            or model.visual.attn_pool is not None,
+        }
+    for fault, present in faults.items():
+        if present:
+            raise ModelError(f"{type(model).__name__} has {fault}: transformers' CLIP cannot express it; "
+                             "merge the adapter or choose a plain CLIP")  # fmt: skip
+
+
+def _text_tower(model: CLIP, kind: type[TextEncoder], layers: int | None) -> TextEncoder:
+    _check_plain(model)
+    config = text_config(model)
+    depth = config.num_hidden_layers if layers is None else layers
+    if not 1 <= depth <= config.num_hidden_layers:
+        raise ModelError(f"{depth} layers asked of a text tower of {config.num_hidden_layers}; ask for fewer")
+    config.num_hidden_layers = depth
+    dropped = tuple(
+        f"{TEXT_PREFIX}encoder.layers.{n}." for n in range(depth, len(model.transformer.resblocks))
+    )
+    state = {n: t for n, t in to_transformers(_state(model)).items() if not n.startswith(dropped or ("\0",))}
+    if kind is CLIPTextModelWithProjection:
+        kept = {n: t for n, t in state.items() if n.startswith((TEXT_PREFIX, "text_projection."))}
+    else:
+        kept = {n.removeprefix(TEXT_PREFIX): t for n, t in state.items() if n.startswith(TEXT_PREFIX)}
+    return _filled(kind(config), kept)
+
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+def _filled(model: Model, state: dict[str, Tensor]) -> Model:
+    _load(model, state)
+    return model.eval()
+
+
+def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        raise ModelError(
+            f"the weights do not fit {type(model).__name__} ({' '.join(lines)[:160]}); choose a plain CLIP"
+        ) from None
+
+
+@torch.no_grad()
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().float() for name, tensor in model.state_dict().items()}
