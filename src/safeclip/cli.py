@@ -12,6 +12,7 @@ from pathlib import Path
 from safeclip.commands import export
 from safeclip.commands.gate import gate
 from safeclip.errors import PipelineError, SafeclipError
+from safeclip.storage import storage_fault
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -25,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(options)
     except SafeclipError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: interrupted; run again to go on where it stopped", file=sys.stderr)

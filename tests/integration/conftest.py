@@ -21,7 +21,7 @@ from tests.toy import environment_for, make_toy
 
 _DYING_WITH_US = """
 import os, signal, sys
-from safeclip.stages.stage import die_with_parent
+from safeclip.process import die_with_parent
 die_with_parent(signal.SIGTERM)
 os.execvp("prefect", ["prefect", *sys.argv[1:]])
 """

@@ -16,6 +16,7 @@ import torch
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
 from safeclip.errors import TrainingError
 from safeclip.settings.finetune import Interpolate
+from safeclip.training.checkpoint import load_checkpoint
 from safeclip.training.loop import batch_rows, finetune, learning_rate, shortfall
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny
@@ -75,7 +76,7 @@ def test_a_run_killed_mid_way_ends_with_the_same_bytes(encoder, tmp_path):
     child.send_signal(signal.SIGKILL)
     assert child.wait(timeout=60) == -signal.SIGKILL
     assert not (killed / "adapter.safetensors").exists()
-    interrupted = torch.load(checkpoint, weights_only=True)["step"]
+    interrupted = load_checkpoint(checkpoint.parent).step
     train_tiny.main(tmp_path, killed, pause=0.0)
     assert 0 < interrupted < RECIPE.steps
     for name in ("adapter.safetensors", "history.json"):
@@ -100,11 +101,14 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_rows(encoder, splits, t
         finetune(encoder, broken, val, recipe, seed=0, folder=tmp_path / "run")
 
 
-def test_a_broken_checkpoint_is_one_clear_error(encoder, splits, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"cut short")
-    with pytest.raises(TrainingError, match=r"not a readable checkpoint .* remove"):
-        finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\0" + data[1:]])
+def test_a_damaged_checkpoint_is_thrown_away_with_a_line(encoder, splits, tmp_path, capsys, damage):
+    short = RECIPE.model_copy(update={"steps": 6})
+    whole = finetune(encoder, *splits, short, seed=0, folder=tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    assert finetune(encoder, *splits, short, seed=0, folder=tmp_path / "run").history == whole.history
+    assert capsys.readouterr().out == f"{checkpoint}: damaged; removed, training starts over\n"
 
 
 def test_every_row_is_seen_once_an_epoch_and_epochs_differ():

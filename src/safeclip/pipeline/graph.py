@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeclip.errors import PipelineError
+from safeclip.pipeline.mend import mend_rwlock
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -92,6 +93,7 @@ def _repo(root: Path) -> Iterator[Repo]:
     try:
         repo = Repo(str(root), _wait_for_lock=True)
         try:
+            mend_rwlock(repo)
             yield repo
         finally:
             repo.close()

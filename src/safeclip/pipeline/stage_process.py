@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from safeclip.errors import PipelineError
+from safeclip.process import PARENT
 
 _PROGRESS_SECONDS = 5.0  # between two lines kept of a progress bar, which redraws itself with \r
 _STOP_SECONDS = 5.0
@@ -58,7 +59,7 @@ def _run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str]
     child = subprocess.Popen(
         command,
         cwd=root,
-        env={"PYTHONWARNINGS": "ignore", **os.environ, "PYTHONUNBUFFERED": "1"},
+        env={"PYTHONWARNINGS": "ignore", **os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

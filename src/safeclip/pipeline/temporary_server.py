@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safeclip.errors import PipelineError
-from safeclip.stages.stage import die_with_parent
+from safeclip.process import PARENT, die_with_starter
 
 _FOLDER = Path("work/prefect")
 _START_SECONDS = 120.0
@@ -49,6 +49,7 @@ class TemporaryServer:
 
     def _environment(self) -> dict[str, str]:
         return {
+            PARENT: str(os.getpid()),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT__SERVER_EPHEMERAL": "1",  # no scheduler and other services for a server of minutes
@@ -103,7 +104,7 @@ def _free_port() -> int:
 
 
 def _serve(port: int) -> None:
-    die_with_parent()
+    die_with_starter()
     import uvicorn
 
     uvicorn.run(

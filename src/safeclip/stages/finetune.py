@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import shutil
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import save_adapter
 from safeclip.records import read_dataset
+from safeclip.scratch import open_scratch
 from safeclip.settings.finetune import Finetune
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
@@ -29,10 +27,13 @@ class Settings(StageSettings):
 
 
 def finetune(settings: Settings) -> None:
-    """Train, resuming from work/finetune/<inputs> if it was killed; write adapter, history and metrics."""
-    encoder = load_encoder(f"{settings.data.path}/base_encoder")
-    folder = Path("work/finetune") / _inputs_digest(settings, encoder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train, going on from its scratch if it was killed; write adapter, history and metrics."""
+    base = Path(settings.data.path) / "base_encoder"
+    with open_scratch("finetune", settings, [base, DATASET, TEACHER]) as scratch:
+        _finetune(settings, load_encoder(base), scratch.folder)
+
+
+def _finetune(settings: Settings, encoder: Encoder, folder: Path) -> None:
     train, val = (_rows(encoder, split, folder) for split in ("train", "val"))
     recipe = settings.finetune
     batch = min(recipe.batch_size, len(train))
@@ -50,23 +51,12 @@ def finetune(settings: Settings) -> None:
         save_adapter(outcome.model, out / "adapter.safetensors", base_digest=encoder.digest)
         _write_history(out / "history.csv", outcome)
         write_json(out / "metrics.json", _metrics(outcome, len(train), len(val)))
-    shutil.rmtree(folder)
 
 
 def _rows(encoder: Encoder, split: str, folder: Path) -> Rows:
     table = read_dataset(DATASET, split)
     teacher = read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), encoder.digest)
     return prepare_rows(encoder, table, teacher, folder / f"{split}.pixels.npy")
-
-
-def _inputs_digest(settings: Settings, encoder: Encoder) -> str:
-    """Of everything that the run's bytes follow from: params, threads, torch, the encoder, the data."""
-    keys = [settings.finetune.model_dump_json(), settings.seed, settings.compute.threads]
-    digest = hashlib.sha256(repr([*keys, torch.__version__, encoder.digest]).encode())
-    for split in ("train", "val"):
-        for path in [*sorted(DATASET.glob(f"{split}-*.parquet")), TEACHER / f"{split}.safetensors"]:
-            digest.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing")
-    return digest.hexdigest()[:16]
 
 
 def _write_history(path: Path, outcome: loop.Outcome) -> None:

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from safeclip.errors import SafeclipError
+from safeclip.process import die_with_starter, hold_alone
 from safeclip.settings.section import load
 from safeclip.settings.stage import StageSettings
+from safeclip.storage import storage_fault
 
 RESULTS = Path("results")
 PARAMS = Path("params.yaml")
 Loaded = TypeVar("Loaded", bound=StageSettings)
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel (Linux) to signal this process when its parent dies, so that no orphan keeps writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
 
 
 def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
     """Run a stage from the project's root: settings checked first, files readable by the owner only.
 
-    Exit status 1 with one line on standard error for a `SafeclipError`.
+    One process of a stage runs at a time, and dies with whoever started it. Exit status 1 with one line on
+    standard error for a `SafeclipError` and for a disk that is full or read-only.
     """
-    die_with_parent()
+    die_with_starter()
     os.umask(0o077)
     try:
         settings = load(kind, PARAMS)
+        hold_alone(body.__name__)
         _set_threads(settings.compute.threads)
         body(settings)
     except SafeclipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(str(error))
+    except Exception as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        _fail(f"{body.__name__}: {fault}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 def _set_threads(threads: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safeclip.errors import TrainingError
-
 NAME = "checkpoint.pt"
+_DIGEST = hashlib.sha256().digest_size  # bytes before torch's own, of which they are the SHA-256
 
 
 @dataclass
@@ -32,23 +32,26 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the folder's checkpoint; a kill at any moment leaves the old one or the new one, whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(asdict(checkpoint), buffer)
     partial = folder / f".{NAME}.partial"
     with partial.open("wb") as file:
-        torch.save(asdict(checkpoint), file)
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, folder / NAME)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The folder's checkpoint, or None where there is none; `TrainingError` if it cannot be read."""
+    """The folder's checkpoint; None where there is none, or a damaged one, which is removed with a line."""
     path = folder / NAME
-    try:
-        return Checkpoint(**torch.load(path, weights_only=True))
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError) as error:
-        fault = str(error).splitlines()[0]
-        raise TrainingError(
-            f"{path}: not a readable checkpoint ({fault}); remove {folder} to start over"
-        ) from None
+    data = path.read_bytes()
+    digest, content = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(content).digest() == digest:
+        return Checkpoint(**torch.load(io.BytesIO(content), weights_only=True))
+    print(f"{path}: damaged; removed, training starts over", flush=True)
+    path.unlink()
+    return None

@@ -6,6 +6,7 @@ than memory trains too; the file sits in the run's own work folder and goes with
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def _decode(encoder: Encoder, table: pa.Table, path: Path) -> np.ndarray:
     size = encoder.image_size
     shape = (2, table.num_rows, 3, size, size)
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    _reserve(path)
     ids = table["id"].to_pylist()
     for side, column in enumerate(("image_safe", "image_generated")):
         for start in range(0, table.num_rows, CHUNK):
@@ -85,3 +87,13 @@ def _decode(encoder: Encoder, table: pa.Table, path: Path) -> np.ndarray:
                     f"rows {ids[start]} to {ids[start + len(images) - 1]}: {column}, {error}"
                 ) from None
     return pixels
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's blocks now: on a full disk a write into a sparse mapped file ends the process."""
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            error.filename = str(path)
+            raise
