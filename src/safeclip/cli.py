@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safeclip.commands import export
+from safeclip.commands import data, export
 from safeclip.commands.gate import gate
 from safeclip.errors import PipelineError, SafeclipError
 from safeclip.storage import storage_fault
@@ -128,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Retrain, check and ship a CLIP whose unsafe inputs land on their safe counterparts.",
         epilog="example: safeclip run",
     )
-    add = _adder(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add = _adder(commands)
     add(run, "run the chain: what is stale reruns, the rest is Cached", "safeclip run")
     one = add(stage, "run one stage through DVC", "safeclip stage gate")
     one.add_argument("name", metavar="NAME", help="a stage of dvc.yaml (`safeclip status` lists them)")
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bento.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     bento.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
+    data.register(commands)
     return parser
 
 

@@ -1,0 +1,138 @@
+"""`safeclip data`: bring captions and pictures of one's own, look at a data set."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+Commands = Any  # argparse's own class of subparsers, which has no public name
+
+
+def register(commands: Commands) -> None:
+    """Add `data` with its own commands."""
+    data = commands.add_parser(
+        "data", help="import or describe a data set", epilog="example: safeclip data describe"
+    )
+    topics = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_import(topics)
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Captions and pictures -> a data folder that the chain runs on."""
+    from safeclip.importing.dataset import REPORT, ImportPlan, import_data
+    from safeclip.importing.report import spoken
+    from safeclip.importing.rows import Limits
+
+    base, limits, near_levels, seed = _project(options)
+    plan = ImportPlan(
+        source=options.source,
+        out=options.out,
+        base=base,
+        limits=Limits(*limits, max_side=options.max_side),
+        near_levels=near_levels,
+        images=options.images,
+        zeroshot=options.zeroshot,
+        val=options.val,
+        test=options.test,
+        max_rejected=options.max_rejected,
+        check_fit=not options.no_fit_check,
+        drop_suspects=options.drop_suspects,
+        seed=seed,
+    )
+    done = import_data(plan)
+    print("\n".join(spoken(done.remarks)))
+    rows = ", ".join(f"{split} {count}" for split, count in done.splits.items())
+    print(f"{options.out}: {sum(done.splits.values())} of {done.items} items ({rows})")
+    print(f"report  {options.out / REPORT}")
+    print(f"next    set `data.path: {options.out}` in params.yaml; then")
+    print(f"        dvc add {options.out} && dvc push {options.out}.dvc")
+    return 0
+
+
+def _project(options: argparse.Namespace) -> tuple[Path, tuple[int, int], float, int]:
+    """The data folder to take the other parts from, and what validation will hold the rows to."""
+    from safeclip.pipeline.graph import project_root
+    from safeclip.settings.project import load_settings
+
+    root = project_root()
+    settings = load_settings(root / "params.yaml")
+    bounds = settings.validate_data
+    limits = (options.max_words or bounds.max_caption_words, options.min_side or bounds.min_image_side)
+    return options.base or root / settings.data.path, limits, bounds.near_duplicate_levels, settings.seed
+
+
+def _add_import(topics: Commands) -> None:
+    parser = topics.add_parser(
+        "import",
+        help="make a data set from captions and pictures of your own",
+        description=import_.__doc__,
+        epilog="examples: safeclip data import captions_val2017.json --images val2017 --out photos; "
+        "safeclip data import list.csv --out photos; safeclip data import shards/ --out photos",
+    )
+    parser.set_defaults(command=import_)
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="COCO .json; .jsonl, .csv or .tsv of file and caption; .tar shards; or a folder of one",
+    )
+    for flag, kind, default, metavar, text in _IMPORT_OPTIONS:
+        parser.add_argument(
+            flag, type=kind, default=default, metavar=metavar, help=text, required=flag == "--out"
+        )
+    for flag, text in _IMPORT_SWITCHES:
+        parser.add_argument(flag, action="store_true", help=text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(text)
+    return value
+
+
+_IMPORT_OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
+    ("--out", Path, None, "FOLDER", "the data folder to make; must not exist"),
+    ("--images", Path, None, "FOLDER", "where the file names start (default: beside SOURCE)"),
+    (
+        "--base",
+        Path,
+        None,
+        "FOLDER",
+        "data folder whose taxonomy, curated pairs and base encoder are taken over (default: data.path)",
+    ),
+    (
+        "--zeroshot",
+        str,
+        "keep",
+        "FOLDER",
+        "`keep` that of --base, `none`, or a folder with a folder of pictures a class; without a zero-shot "
+        "set nothing passes the gate (default: %(default)s)",
+    ),
+    ("--val", share, 0.1, "SHARE", "of the groups of like items (default: %(default)s)"),
+    ("--test", share, 0.1, "SHARE", "of the groups of like items (default: %(default)s)"),
+    (
+        "--max-words",
+        positive,
+        None,
+        "N",
+        "longer captions keep their first sentences (default: as validated)",
+    ),
+    ("--min-side", positive, None, "PIXELS", "smaller pictures are rejected (default: as validated)"),
+    ("--max-side", positive, 512, "PIXELS", "larger pictures are scaled down (default: %(default)s)"),
+    ("--max-rejected", share, 0.5, "SHARE", "a larger share stops the import (default: %(default)s)"),
+)
+_IMPORT_SWITCHES = (
+    ("--drop-suspects", "reject what may be mislabelled; otherwise it is reported and kept"),
+    ("--no-fit-check", "do not ask the base encoder whether captions fit their pictures"),
+)

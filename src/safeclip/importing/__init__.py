@@ -1,0 +1,1 @@
+"""Captions and pictures of one's own -> a data folder that the chain runs on."""

@@ -1,0 +1,191 @@
+"""Write a data folder of the contract's shape: items of one's own, the other parts from another folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.errors import DataError
+from safeclip.guard import load_guard
+from safeclip.importing.report import Remark, report_lines
+from safeclip.importing.rows import Collected, Limits, Row, collect
+from safeclip.importing.sources import find_sources, read_items
+from safeclip.importing.splits import assign_splits, join_groups
+from safeclip.importing.suspects import MOST, UnsafeWords, misfits
+from safeclip.importing.zeroshot import write_zeroshot
+from safeclip.records import SPLITS
+from safeclip.taxonomy import Taxonomy, load_taxonomy
+from safeclip.validation.duplicates import content_words
+
+REPORT = "import_report.jsonl"
+TAKEN_OVER = ("taxonomy.yaml", "curated_pairs.jsonl")
+ENCODER = "base_encoder"
+
+
+@dataclass(frozen=True)
+class ImportPlan:
+    """What to import and how. `base` is the data folder that the other parts are taken over from."""
+
+    source: Path
+    out: Path
+    base: Path
+    limits: Limits
+    near_levels: float
+    images: Path | None = None
+    zeroshot: str = "keep"
+    val: float = 0.1
+    test: float = 0.1
+    max_rejected: float = 0.5
+    check_fit: bool = True
+    drop_suspects: bool = False
+    seed: int = 2311
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of it: rows by split, all remarks, the items that were looked at."""
+
+    splits: dict[str, int]
+    remarks: list[Remark]
+    items: int
+
+
+def import_data(plan: ImportPlan) -> Imported:
+    """Make the folder `plan.out`, whole or not at all; `DataError` if too little of the source is usable."""
+    if plan.out.exists():
+        raise DataError(f"{plan.out}: exists; name a folder that does not, or move this one away")
+    sources = find_sources(plan.source)
+    taxonomy, guard = load_taxonomy(plan.base / "taxonomy.yaml"), load_guard()
+    encoder = load_encoder(plan.base / ENCODER) if plan.check_fit else None
+    with _whole(plan.out) as folder:
+        items = tqdm(read_items(sources, plan.images), unit=" items", desc="import", disable=None)
+        collected = collect(items, folder, plan.limits, guard)
+        _judge(collected, plan)
+        _suspect(collected, plan, folder, taxonomy, encoder)
+        splits = _split(collected, plan)
+        _write(folder, collected, splits, plan)
+        counts = {split: splits.count(split) for split in SPLITS}
+        _check_splits(counts)
+    return Imported(counts, collected.remarks, collected.items)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well, and vanishes when it does not."""
+    partial = out.parent / f".{out.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, out)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}); give another folder"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _judge(collected: Collected, plan: ImportPlan) -> None:
+    """Too many rejected items are a wrong source, not a few bad files."""
+    rejected = [remark for remark in collected.remarks if remark.outcome == "rejected"]
+    if not collected.items:
+        raise DataError(f"{plan.source}: holds no items; check the file")
+    if len(rejected) > plan.max_rejected * collected.items or not collected.rows:
+        first = f"{rejected[0].item}: {rejected[0].reason}"
+        raise DataError(
+            f"{plan.source}: {len(rejected)} of {collected.items} items rejected (first: {first}); "
+            "mend the source, or allow more with --max-rejected"
+        )
+
+
+def _suspect(
+    collected: Collected, plan: ImportPlan, folder: Path, taxonomy: Taxonomy, encoder: Encoder | None
+) -> None:
+    """Name rows that may be mislabelled; drop them if the plan says so."""
+    words = UnsafeWords(taxonomy)
+    found = [(row, words.category(row.caption)) for row in collected.rows]
+    reasons: list[tuple[Row, str]] = [
+        (row, f"its caption names what the taxonomy lists under {category}")
+        for row, category in found
+        if category
+    ]
+    if encoder is not None:
+        reasons += _unfit(collected, plan, folder, encoder)
+    gone: set[str] = set()
+    for row, reason in reasons:
+        if not plan.drop_suspects:
+            collected.remark(row, "suspect", reason)
+        elif row.id not in gone:
+            gone.add(row.id)
+            collected.drop(row, reason, folder)
+
+
+def _unfit(collected: Collected, plan: ImportPlan, folder: Path, encoder: Encoder) -> list[tuple[Row, str]]:
+    rows = collected.rows
+    flags = misfits(encoder, [folder / row.image for row in rows], [row.caption for row in rows], plan.seed)
+    if flags.mean() > MOST:
+        share = f"{flags.mean():.0%} of the captions fit their picture worse than a tenth of the others do"
+        reason = f"{share}: the base encoder does not know such pictures, none is called a suspect"
+        collected.remarks.append(Remark(str(plan.source.name), "note", reason))
+        return []
+    reason = "its caption fits the picture worse than a tenth of the others do (base encoder)"
+    return [(row, reason) for row, flag in zip(rows, flags, strict=True) if flag]
+
+
+def _split(collected: Collected, plan: ImportPlan) -> list[str]:
+    rows = collected.rows
+    keys = [content_words(row.caption) or row.id for row in rows]
+    thumbnails = np.stack([row.thumbnail for row in rows])
+    hashes = np.array([row.phash for row in rows], dtype=np.uint64)
+    groups = join_groups(keys, thumbnails, hashes, plan.near_levels)
+    _note_groups(collected, groups)
+    shares = {"val": plan.val, "test": plan.test}
+    return assign_splits([row.id for row in rows], groups, shares, plan.seed)
+
+
+def _note_groups(collected: Collected, groups: np.ndarray) -> None:
+    first: dict[int, Row] = {}
+    for row, group in zip(list(collected.rows), groups.tolist(), strict=True):
+        if (other := first.setdefault(group, row)) is not row:
+            collected.remark(row, "note", f"alike, kept in one split (with {other.item})")
+
+
+def _check_splits(counts: dict[str, int]) -> None:
+    empty = [split for split, rows in counts.items() if not rows]
+    if empty:
+        told = ", ".join(f"{split} {rows}" for split, rows in counts.items())
+        raise DataError(
+            f"split {empty[0]!r} would be empty ({told}); give more items or a larger --{empty[0]}"
+        )
+
+
+def _write(folder: Path, collected: Collected, splits: list[str], plan: ImportPlan) -> None:
+    lines = [
+        {
+            "id": row.id,
+            "split": split,
+            "caption": row.caption,
+            "source": row.item or plan.source.name,
+            "image": row.image,
+            "image_sha256": row.sha256,
+        }
+        for row, split in sorted(zip(collected.rows, splits, strict=True), key=lambda pair: pair[0].id)
+    ]
+    (folder / "captions.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+    )
+    (folder / REPORT).write_text(report_lines(collected.remarks), encoding="utf-8")
+    for name in TAKEN_OVER:
+        shutil.copyfile(plan.base / name, folder / name)
+    shutil.copytree(plan.base / ENCODER, folder / ENCODER, copy_function=shutil.copyfile)
+    write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)
