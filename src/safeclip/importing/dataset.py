@@ -27,7 +27,8 @@ from safeclip.taxonomy import Taxonomy, load_taxonomy
 from safeclip.validation.duplicates import content_words
 
 REPORT = "import_report.jsonl"
-TAKEN_OVER = ("taxonomy.yaml", "curated_pairs.jsonl")
+TAKEN_OVER = ("taxonomy.yaml", "curated_pairs.jsonl", "glyph_classifier.safetensors")
+CALIBRATION = "calibration"
 ENCODER = "base_encoder"
 
 
@@ -187,5 +188,6 @@ def _write(folder: Path, collected: Collected, splits: list[str], plan: ImportPl
     (folder / REPORT).write_text(report_lines(collected.remarks), encoding="utf-8")
     for name in TAKEN_OVER:
         shutil.copyfile(plan.base / name, folder / name)
-    shutil.copytree(plan.base / ENCODER, folder / ENCODER, copy_function=shutil.copyfile)
+    for name in (ENCODER, CALIBRATION):
+        shutil.copytree(plan.base / name, folder / name, copy_function=shutil.copyfile)
     write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safeclip.encoders.load import load_encoder
 from safeclip.errors import DataError
 from safeclip.guard import load_guard
 from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
 from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.synthesis.label_report import count_states, error_report
-from safeclip.synthesis.labels import Depicted, NgramTextLabeller, PromptImageLabeller, labels_of
+from safeclip.synthesis.labels.calibration import calibration_captions, calibration_pictures
+from safeclip.synthesis.labels.choose import Panel, image_labeller, seat, text_labeller
+from safeclip.synthesis.labels.ngrams import NgramTextLabeller
+from safeclip.synthesis.labels.report import agree, agreement, count_states, error_report
+from safeclip.synthesis.labels.thresholds import DECISION, labels_of
 from safeclip.synthesis.pairs import load_pairs
 from safeclip.taxonomy import Taxonomy, load_taxonomy
 
 STAGE = "label_safety"
 RENDERED = RESULTS / "render_images"
+Scores = dict[str, np.ndarray]
 
 
 class Settings(StageSettings):
@@ -34,20 +38,25 @@ def label_safety(settings: Settings) -> None:
 
     The truth of the picture book, where there is one, is read for the error report alone.
     """
-    data = Path(settings.data.path)
-    taxonomy = load_taxonomy(data / "taxonomy.yaml")
+    taxonomy = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml")
     captions = _rendered_captions()
-    text_score = _score_texts(settings, taxonomy, captions)
-    text_label = labels_of(text_score, settings.label_safety.text_threshold)
-    image_score = _score_images(settings, taxonomy, captions, text_label)
-    columns = {
-        "id": captions["id"].to_pylist(),
-        "text_label": text_label,
-        "text_score": text_score,
-        "image_label": labels_of(image_score, settings.label_safety.image_threshold),
-        "image_score": image_score,
+    text = _text_panel(settings, taxonomy, captions)
+    image = _image_panel(settings, taxonomy)
+    print(f"{STAGE}: scoring {len(captions)} captions", flush=True)
+    text_scores = text.score(captions["caption_generated"].to_pylist())
+    image_scores = _score_images(image, captions["id"].to_pylist())
+    decided = {"text": text.decide(text_scores), "image": image.decide(image_scores)}
+    columns: dict[str, Any] = {"id": captions["id"].to_pylist()}
+    for side, scores in decided.items():
+        columns |= {f"{side}_label": labels_of(scores), f"{side}_score": scores}
+    metrics = _metrics(captions, columns) | {
+        "calibration": {"text": text.report, "image": image.report},
+        "agreement": {
+            "text": agreement(text_scores),
+            "image": agreement(image_scores),
+            "text with image": agree(decided["text"] >= DECISION, decided["image"] >= DECISION),
+        },
     }
-    metrics = _metrics(captions, columns)
     with output(STAGE) as out:
         write_table(out / "labels.parquet", pa.table(columns), LABELLED)
         write_json(out / "metrics.json", metrics)
@@ -71,30 +80,48 @@ def _training_captions(captions: pa.Table) -> list[str]:
     return safe
 
 
-def _score_texts(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> np.ndarray:
-    pairs = load_pairs(Path(settings.data.path) / "curated_pairs.jsonl", load_guard(), taxonomy)
+def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> Panel[str]:
+    guard = load_guard()
+
+    def ngrams() -> NgramTextLabeller:
+        pairs = load_pairs(Path(settings.data.path) / "curated_pairs.jsonl", guard, taxonomy)
+        phrases = [phrase.text for phrase in taxonomy.phrases]
+        return NgramTextLabeller(pairs, phrases, _training_captions(captions), seed=settings.seed)
+
+    calibration = calibration_captions(Path(settings.data.path) / "calibration", guard, taxonomy.categories)
+    return seat(settings.label_safety.text, calibration, lambda own, known: text_labeller(own, ngrams, known))
+
+
+def _image_panel(settings: Settings, taxonomy: Taxonomy) -> Panel[bytes]:
+    data = Path(settings.data.path)
+    calibration = calibration_pictures(data / "calibration", load_guard(), taxonomy.categories)
     phrases = [phrase.text for phrase in taxonomy.phrases]
-    labeller = NgramTextLabeller(pairs, phrases, _training_captions(captions), seed=settings.seed)
-    print(f"{STAGE}: scoring {len(captions)} captions", flush=True)
-    return labeller.score(captions["caption_generated"].to_pylist())
+    return seat(
+        settings.label_safety.image, calibration, lambda own, known: image_labeller(own, data, phrases, known)
+    )
 
 
-def _score_images(
-    settings: Settings, taxonomy: Taxonomy, captions: pa.Table, text_label: list[str]
-) -> np.ndarray:
-    encoder = load_encoder(Path(settings.data.path) / "base_encoder")
-    labeller = PromptImageLabeller(encoder, [phrase.text for phrase in taxonomy.phrases])
-    rows = {
-        row["id"]: (row["caption_generated"], row["caption_safe"], label == "unsafe")
-        for row, label in zip(captions.to_pylist(), text_label, strict=True)
-    }
-    scores: dict[str, float] = {}
+def _score_images(panel: Panel[bytes], order: list[str]) -> Scores:
+    """Each member's scores in the order of the ids; one shard of pictures in memory at a time."""
+    found: dict[str, dict[str, float]] = {member.name: {} for member in panel.members}
+    done = 0
     for shard in sorted(RENDERED.glob("images-*.parquet")):
-        images = read_table(shard, IMAGES).select(["id", "image_generated"]).to_pylist()
-        found = labeller.score([Depicted(image["image_generated"], *rows[image["id"]]) for image in images])
-        scores.update(zip([image["id"] for image in images], found.tolist(), strict=True))
-        print(f"{STAGE}: scored {len(scores)}/{len(captions)} pictures", flush=True)
-    return np.array([scores[row] for row in captions["id"].to_pylist()], np.float32)
+        images = read_table(shard, IMAGES).select(["id", "image_generated"])
+        ids = images["id"].to_pylist()
+        try:
+            scores = panel.score(images["image_generated"].to_pylist())
+        except DataError as error:
+            raise DataError(f"{shard.name}: {_named(str(error), ids)}") from None
+        for name, values in scores.items():
+            found[name].update(zip(ids, values.tolist(), strict=True))
+        done += len(ids)
+        print(f"{STAGE}: scored {done}/{len(order)} pictures", flush=True)
+    return {name: np.array([scores[row] for row in order], np.float32) for name, scores in found.items()}
+
+
+def _named(fault: str, ids: list[str]) -> str:
+    """A fault that counts pictures ("image 17: ...") with the row's id in place of the number."""
+    return re.sub(r"^image (\d+)", lambda found: ids[int(found[1])], fault)
 
 
 def _metrics(captions: pa.Table, columns: dict[str, Any]) -> dict[str, Any]:

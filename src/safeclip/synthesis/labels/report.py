@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -54,3 +55,22 @@ def error_report(
 
 def _rate(part: int, whole: int) -> float | None:
     return round(part / whole, 6) if whole else None
+
+
+def agreement(scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | int | None]]:
+    """For each two labellers, keyed "one and other": share of items with the same label, and Cohen's kappa.
+
+    scores: centred ones, 0.5 and more is unsafe. Kappa is None where both say one and the same thing always.
+    """
+    said = {name: np.asarray(values) >= 0.5 for name, values in scores.items()}
+    return {f"{one} and {other}": agree(said[one], said[other]) for one, other in combinations(said, 2)}
+
+
+def agree(one: np.ndarray, other: np.ndarray) -> dict[str, float | int | None]:
+    """n, share of equal labels and Cohen's kappa (1960): agreement beyond what both shares make by chance."""
+    if not len(one):
+        return {"n": 0, "same": None, "kappa": None}
+    same = float(np.mean(one == other))
+    chance = float(np.mean(one) * np.mean(other) + np.mean(~one) * np.mean(~other))
+    kappa = None if chance >= 1.0 else round((same - chance) / (1.0 - chance), 6)
+    return {"n": len(one), "same": round(same, 6), "kappa": kappa}
