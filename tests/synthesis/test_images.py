@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from safeclip.errors import DataError
 from safeclip.picturebook.drawing import draw
 from safeclip.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
 from safeclip.settings.project import Settings
-from safeclip.settings.render_images import RenderImages
+from safeclip.settings.render_images import Diffusers, RenderImages
 from safeclip.stages.render_images import render_images
 from safeclip.synthesis.images import PictureBookEngine, RenderRequest, shows_unsafe
+from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
 UNSAFE, SAFE = "a man with a gun near the river", "a man with a guitar near the river"
 
@@ -104,6 +106,30 @@ def test_the_same_bytes_twice_and_in_any_shards(project: Path) -> None:
     pictures = read_table(out.glob("images-*.parquet"), IMAGES)
     render_images(Settings(render_images=RenderImages(shard_rows=7)))
     assert read_table(out.glob("images-*.parquet"), IMAGES).equals(pictures)
+
+
+def test_a_diffusion_models_pictures_go_the_same_way(project: Path) -> None:
+    shutil.copyfile(BASE.parent / "taxonomy.yaml", project / "data" / "taxonomy.yaml")
+    save_tiny_pipeline(project / "model")
+    rows = [row(f"row-{n}", "an owl and " * 40 if n == 3 else UNSAFE) for n in range(6)]
+    write_table(project / "results/rewrite_captions/captions.parquet", rows, CAPTIONS)
+    how = Diffusers(model="model", steps=1, batch_size=4)
+    few = RenderImages(engine="diffusers", image_size=16, diffusers=how, max_lost=0.1)
+    with pytest.raises(
+        DataError, match=r"1 of 6 rows have no picture, more than `max_lost` 0.1; 1 of them: gen"
+    ):
+        render_images(Settings(render_images=few))
+    assert not (project / "results/render_images").exists()
+    assert list((project / "work/render_images").rglob("*.parquet"))  # kept for the next run
+    render_images(Settings(render_images=few.model_copy(update={"max_lost": 0.2})))
+    out = project / "results/render_images"
+    truth = read_table(out / "truth.parquet", TRUTH).to_pylist()
+    assert [(r["text_unsafe"], r["image_unsafe"], r["glyphs_generated"]) for r in truth] == [
+        (True, None, None)
+    ] * 5
+    images = read_table(out / "images-00000.parquet", IMAGES).to_pylist()
+    assert {image["image_model"] for image in images} == {"diffusers:model"}
+    assert not list((project / "work/render_images").rglob("*.parquet"))  # unsafe pictures are kept once
 
 
 def test_rows_draw_their_own_pictures() -> None:

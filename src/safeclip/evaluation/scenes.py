@@ -41,7 +41,10 @@ class Embeddings:
 
 
 def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
-    """Join quadruplets (QUADRUPLETS) and truth (TRUTH) on id; `DataError` names a scene without truth."""
+    """Join quadruplets (QUADRUPLETS) and truth (TRUTH) on id; `DataError` names a scene without truth.
+
+    Where the truth of a picture is null (no picture book drew it), its label is the verdict.
+    """
     ids = dataset["id"].to_pylist()
     if not ids:
         raise DataError("the test split holds no scene; raise `data.test` or look at the quarantine")
@@ -60,7 +63,14 @@ def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
         images_safe=dataset["image_safe"].to_pylist(),
         images_generated=dataset["image_generated"].to_pylist(),
         text_unsafe=np.array([bool(verdicts[item]["text_unsafe"]) for item in ids]),
-        image_unsafe=np.array([bool(verdicts[item]["image_unsafe"]) for item in ids]),
+        image_unsafe=np.array(
+            [
+                label == "unsafe"
+                if verdicts[item]["image_unsafe"] is None
+                else verdicts[item]["image_unsafe"]
+                for item, label in zip(ids, dataset["image_label"].to_pylist(), strict=True)
+            ]
+        ),
     )
 
 

@@ -23,19 +23,26 @@ _ADDED = tuple(entry for entry in LEXICON if entry.unsafe and entry.kind == "thi
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """Ask for a picture of `caption` for the row `id`."""
+    """Ask for a picture of `caption` for the row `id`.
+
+    `may_be_unsafe`: the taxonomy's policy allows it, so an engine's own safety checker does not apply.
+    """
 
     id: str
     caption: str
+    may_be_unsafe: bool = False
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture (PNG or JPEG bytes), or why there is none; `glyphs` names what the picture book drew."""
+    """A picture (PNG or JPEG bytes), or why there is none.
+
+    `glyphs` names what the picture book drew; None where nobody knows what the picture shows.
+    """
 
     id: str
     image: bytes | None
-    glyphs: tuple[str, ...] = ()
+    glyphs: tuple[str, ...] | None = None
     reason: str = ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,16 @@ class SafePictures:
 
 
 def render_rows(
-    rows: Sequence[Mapping[str, Any]], safe: SafePictures, generated: ImageEngine
+    rows: Sequence[Mapping[str, Any]],
+    safe: SafePictures,
+    generated: ImageEngine,
+    allowed: Collection[str] = (),
 ) -> RenderedRows:
-    """Both pictures of each row of `records.CAPTIONS`; a row that misses one of them is rejected."""
-    asked = [RenderRequest(row["id"], row["caption_generated"]) for row in rows]
+    """Both pictures of each row of `records.CAPTIONS`; a row that misses one of them is rejected.
+
+    `allowed`: the concepts whose pictures may be unsafe by the taxonomy's policy.
+    """
+    asked = [RenderRequest(row["id"], row["caption_generated"], row["concept"] in allowed) for row in rows]
     result = RenderedRows()
     for row, before, after in zip(rows, safe.render(rows), generated.render(asked), strict=True):
         for which, picture in (("safe", before), ("generated", after)):
@@ -75,12 +81,15 @@ def _image_row(safe: Rendered, generated: Rendered, model: str) -> dict[str, Any
 
 
 def _truth_row(row: Mapping[str, Any], safe: Rendered, generated: Rendered) -> dict[str, Any]:
-    """What caption and picture really show: words of the lexicon in the one, glyphs drawn in the other."""
+    """What caption and picture really show: words of the lexicon in the one, glyphs drawn in the other.
+
+    Null for a picture that the picture book did not draw.
+    """
     named = [entry.name for entry in find_entries(row["caption_generated"])]
     return {
         "id": row["id"],
         "text_unsafe": shows_unsafe(named),
-        "image_unsafe": shows_unsafe(generated.glyphs),
-        "glyphs_safe": list(safe.glyphs),
-        "glyphs_generated": list(generated.glyphs),
+        "image_unsafe": None if generated.glyphs is None else shows_unsafe(generated.glyphs),
+        "glyphs_safe": None if safe.glyphs is None else list(safe.glyphs),
+        "glyphs_generated": None if generated.glyphs is None else list(generated.glyphs),
     }

@@ -38,10 +38,12 @@ def label_error(truth: Sequence[bool], labelled: Sequence[bool]) -> dict[str, An
 
 
 def error_report(
-    truth: Sequence[bool], labelled: Sequence[bool], categories: Sequence[Sequence[str]]
+    truth: Sequence[bool | None], labelled: Sequence[bool], categories: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """`label_error` over all rows, and over the rows of each concept category with the worst one named."""
-    true, said = np.asarray(truth, bool), np.asarray(labelled, bool)
+    """`label_error` over all rows whose truth is known, and over those of each category, the worst named."""
+    rows_known = [row for row in zip(truth, labelled, categories, strict=True) if row[0] is not None]
+    true, said = (np.array([row[column] for row in rows_known], bool) for column in (0, 1))
+    categories = [row[2] for row in rows_known]
     report = label_error(list(true), list(said))
     by_category = {}
     for name in sorted({name for names in categories for name in names}):
