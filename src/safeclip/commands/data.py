@@ -1,4 +1,4 @@
-"""`safeclip data`: bring captions and pictures of one's own, look at a data set."""
+"""`safeclip data`: bring captions and pictures of one's own, look at a data set, purge generated data."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ Commands = Any  # argparse's own class of subparsers, which has no public name
 def register(commands: Commands) -> None:
     """Add `data` with its own commands."""
     data = commands.add_parser(
-        "data", help="import or describe a data set", epilog="example: safeclip data describe"
+        "data", help="import, describe or purge data", epilog="example: safeclip data describe"
     )
     topics = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_import(topics)
+    _add_purge(topics)
 
 
 def import_(options: argparse.Namespace) -> int:
@@ -47,6 +48,17 @@ def import_(options: argparse.Namespace) -> int:
     print(f"report  {options.out / REPORT}")
     print(f"next    set `data.path: {options.out}` in params.yaml; then")
     print(f"        dvc add {options.out} && dvc push {options.out}.dvc")
+    return 0
+
+
+def purge(options: argparse.Namespace) -> int:
+    """Delete generated unsafe data from results, scratch, cache and remotes; registered versions are kept."""
+    from safeclip.pipeline.graph import project_root
+    from safeclip.pipeline.purge import lines
+    from safeclip.pipeline.purge import purge as delete
+
+    done = delete(project_root(), older_than=options.older_than, dry_run=options.dry_run)
+    print("\n".join(lines(done, dry_run=options.dry_run)))
     return 0
 
 
@@ -83,6 +95,26 @@ def _add_import(topics: Commands) -> None:
         )
     for flag, text in _IMPORT_SWITCHES:
         parser.add_argument(flag, action="store_true", help=text)
+
+
+def _add_purge(topics: Commands) -> None:
+    parser = topics.add_parser(
+        "purge",
+        help="delete generated unsafe data",
+        description=purge.__doc__,
+        epilog="examples: safeclip data purge --dry-run; safeclip data purge --older-than 30",
+    )
+    parser.set_defaults(command=purge)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+    parser.add_argument("--older-than", type=days, metavar="DAYS", help="only what was made longer ago")
+
+
+def days(text: str) -> float:
+    """A number of days from 0, for argparse."""
+    value = float(text)
+    if not value >= 0.0:
+        raise ValueError(text)
+    return value
 
 
 def positive(text: str) -> int:

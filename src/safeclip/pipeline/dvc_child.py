@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safeclip.modes import restrict
 from safeclip.process import PARENT, die_with_starter
 
-CACHE = Path(".dvc/cache")
 SCRATCH = Path(".dvc/tmp")
 
 
@@ -26,8 +26,7 @@ def main() -> int:
     die_with_starter(signal.SIGTERM)
     os.environ[PARENT] = str(os.getpid())
     os.umask(0o077)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    CACHE.chmod(0o700)  # a plain `dvc pull` may have made it for all to read
+    restrict(Path())
     os.environ["PATH"] = os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from safeclip.errors import SafeclipError
+from safeclip.modes import restrict
 from safeclip.process import die_with_starter, hold_alone
 from safeclip.settings.section import load
 from safeclip.settings.stage import StageSettings
@@ -30,6 +31,7 @@ def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
     """
     die_with_starter()
     os.umask(0o077)
+    restrict(Path())  # DVC caches the outputs with the caller's umask, results/ may be from a checkout
     try:
         settings = load(kind, PARAMS)
         hold_alone(body.__name__)
