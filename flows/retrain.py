@@ -12,17 +12,24 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from safeclip.errors import PipelineError
+from safeclip.errors import PipelineError, SafeclipError
 from safeclip.pipeline.graph import all_changes, changes, gate_passed, load_graph, project_root
 from safeclip.pipeline.stage_process import run_stage, stop_all
 from safeclip.pipeline.summary import plot_markdown, summary_lines, summary_markdown
+from safeclip.pipeline.webhook import notify
+from safeclip.registry.releases import SIGNERS
+from safeclip.settings.project import load_settings
 
 GATED = "package"
 GATE_FAILED = "GateFailed"
+RAN = "ran: "
+REVIEW = "review/review"  # flow/deployment in prefect.yaml
 MAX_STAGES = 32  # threads of the task runner: a task that waits for another holds one
 ROOT = project_root(Path(__file__).parent)
 
@@ -44,7 +51,7 @@ def stage(name: str, fresh: bool) -> State:
         run_stage(ROOT, name, lambda line: log.info("%s", line))
     except PipelineError as error:
         return Failed(message=str(error))
-    return Completed(message=f"ran: {_few(stale)}")
+    return Completed(message=f"{RAN}{_few(stale)}")
 
 
 @flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))  # type: ignore[arg-type]
@@ -62,8 +69,43 @@ def retrain() -> State:
     finally:
         stop_all()
     states = {name: future.state for name, future in futures.items()}
+    if ran(states.get(GATED)) and (ROOT / SIGNERS).is_file():
+        states[ask.name] = ask(return_state=True)
     publish(states)
-    return outcome(states)
+    ended = outcome(states)
+    tell(ended)
+    return ended
+
+
+@task(name="ask")
+def ask() -> State:
+    """Freeze the candidate and ask its reviewers; a deployment of the flow `review` waits for the answer."""
+    from safeclip.pipeline.release import Registry
+    from safeclip.pipeline.release import ask as ask_reviewers
+
+    try:
+        candidate = ask_reviewers(Registry.of(ROOT)).candidate.id
+    except SafeclipError as error:
+        return Failed(message=str(error))
+    try:
+        run_deployment(REVIEW, parameters={"candidate": candidate}, timeout=0, as_subflow=False)
+    except ObjectNotFound:
+        get_run_logger().info("waits: safeclip review approve %s (or reject)", candidate)
+    return Completed(message=f"candidate {candidate} waits for a decision")
+
+
+def ran(state: State | None) -> bool:
+    """Whether a stage did its work in this run: a run in which everything was cached asks nothing."""
+    return state is not None and (state.message or "").startswith(RAN)
+
+
+def tell(ended: State) -> None:
+    """The webhook hears of failures; of requests and promotions it is told where they happen."""
+    url = load_settings(ROOT / "params.yaml").registry.webhook
+    if ended.name == GATE_FAILED:
+        notify(url, "gate_failed", why=ended.message)
+    elif ended.is_failed():
+        notify(url, "stage_failed", why=ended.message)
 
 
 def outcome(states: dict[str, State]) -> State:

@@ -31,3 +31,7 @@ class GateError(SafeclipError):
 
 class PipelineError(SafeclipError):
     """dvc.yaml, the DVC repository or a stage's process is not in a usable state."""
+
+
+class RegistryError(SafeclipError):
+    """A release, its signature or the registry's store is not what it should be."""

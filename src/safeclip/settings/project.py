@@ -10,6 +10,7 @@ from safeclip.settings.finetune import Finetune
 from safeclip.settings.gate import Gate
 from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.package import Package
+from safeclip.settings.registry import Registry
 from safeclip.settings.render_images import RenderImages
 from safeclip.settings.report import Report
 from safeclip.settings.rewrite_captions import RewriteCaptions
@@ -36,6 +37,7 @@ class Settings(Section):
     gate: Gate = Gate()
     report: Report = Report()
     package: Package = Package()
+    registry: Registry = Registry()
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:

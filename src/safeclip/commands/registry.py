@@ -1,0 +1,97 @@
+"""`safeclip registry`: what was released, by whom and why; pull, verify, roll back."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from safeclip.commands.review import open_registry, signing_key
+from safeclip.errors import RegistryError
+
+
+def registry(options: argparse.Namespace) -> int:
+    """The history of production, first to last: version, when, who, why."""
+    from safeclip.registry.releases import assignments
+
+    history = assignments(open_registry().root)
+    for release in history:
+        when = datetime.fromtimestamp(release.when, UTC)
+        mark = "*" if release is history[-1] else " "
+        what = f"{release.kind:12}  {release.reviewer}: {release.reason}"
+        print(f"{mark} {release.version:9} {when:%Y-%m-%d %H:%M} UTC  {what}")
+    if not history:
+        print("nothing was ever in production; `safeclip review` is the way there")
+    return 0
+
+
+def registry_list(options: argparse.Namespace) -> int:
+    """The history of production, first to last: version, when, who, why."""
+    return registry(options)
+
+
+def registry_show(options: argparse.Namespace) -> int:
+    """One version or stage: commit, digests, reviewer and reason."""
+    from safeclip.registry.releases import find_release
+
+    release = find_release(open_registry().root, options.version)
+    print(f"{release.version}  {release.tag}  commit {release.commit}")
+    print(f"{release.reviewer}: {release.reason}")
+    print("\n".join(f"{name:10} {digest}" for name, digest in sorted(release.digests.items())))
+    return 0
+
+
+def registry_pull(options: argparse.Namespace) -> int:
+    """Download a version's Bento, signature and digest checked; into the local Bento store with --import."""
+    from safeclip.registry.releases import find_release
+    from safeclip.registry.verify import pull
+
+    found = open_registry()
+    target = pull(found.store, find_release(found.root, options.version), options.out)
+    print(target)
+    if options.into_store:
+        import bentoml
+
+        print(bentoml.import_bento(str(target)).tag)
+    return 0
+
+
+def registry_verify(options: argparse.Namespace) -> int:
+    """Check everything a version stands on again: signature, digests, verdict, served vectors."""
+    from safeclip.registry.releases import find_release
+    from safeclip.registry.verify import verify
+
+    found = open_registry()
+    release = find_release(found.root, options.version)
+    for line in verify(found.root, found.store, release, found.fetch):
+        print(f"ok  {line}", flush=True)
+    print(f"safeclip {release.version} is whole")
+    return 0
+
+
+def registry_rollback(options: argparse.Namespace) -> int:
+    """Put a former version back into production; signed and recorded like a promotion."""
+    from safeclip.pipeline.webhook import notify
+    from safeclip.registry.promotion import Decision, roll_back
+
+    found = open_registry()
+    key = options.key or signing_key(found.root)
+    if key is None:
+        raise RegistryError("a rollback is signed like a promotion: name a reviewer's key with --key")
+    settings = found.settings.registry
+    decision = Decision(options.reason, key)
+    release = roll_back(found.root, found.store, options.version, decision, settings.git_remote)
+    notify(settings.webhook, "rolled_back", version=release.version, reviewer=release.reviewer)
+    print(f"safeclip {release.version} is in production again")
+    return 0
+
+
+def registry_sync(options: argparse.Namespace) -> int:
+    """Make index, production.json and the adapter say what the signed tags say (after a clone or a kill)."""
+    from safeclip.registry.promotion import settle
+    from safeclip.registry.releases import production
+
+    found = open_registry()
+    settle(found.root, found.store)
+    current = production(found.root)
+    print(f"in production: {current.version}" if current else "nothing was ever in production")
+    return 0

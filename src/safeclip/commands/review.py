@@ -1,0 +1,123 @@
+"""`safeclip review`: what waits for a decision, and the decision."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safeclip.errors import RegistryError
+
+if TYPE_CHECKING:
+    from safeclip.pipeline.release import Registry
+    from safeclip.registry.reviews import Review
+
+
+def review(options: argparse.Namespace) -> int:
+    """List the candidates that were put forward and what became of them."""
+    from safeclip.pipeline.release import describe_review
+    from safeclip.registry.reviews import all_reviews
+
+    lines = [describe_review(found, datetime.now(UTC)) for found in all_reviews(open_registry().store)]
+    print("\n".join(lines) or "nothing was ever put forward; `safeclip review ask` does, after a passed gate")
+    return 0
+
+
+def review_ask(options: argparse.Namespace) -> int:
+    """Freeze the candidate of the last run and ask for a decision about it."""
+    from safeclip.pipeline.release import ask
+
+    candidate = ask(open_registry()).candidate.id
+    print(f"candidate {candidate} waits; read results/report/index.html, then")
+    print(f"  safeclip review approve {candidate} --reason '...' --key ~/.ssh/id_ed25519")
+    print(f"  safeclip review reject  {candidate} --reason '...'")
+    return 0
+
+
+def review_show(options: argparse.Namespace) -> int:
+    """The candidate's digests, its verdict computed again, and how its rules differ from production's."""
+    from safeclip.gating.evidence import read_evidence
+    from safeclip.gating.verdict import decide, rule_lines
+    from safeclip.pipeline.release import checked, describe_review, rule_differences
+    from safeclip.settings.project import load_settings
+
+    registry = open_registry()
+    found = _find(registry, options.candidate)
+    print(describe_review(found, datetime.now(UTC)))
+    print("\n".join(f"{name:9} {digest}" for name, digest in sorted(found.candidate.digests.items())))
+    with checked(registry, found) as folder:
+        settings = load_settings(folder / "params.yaml")
+        print("\n".join(rule_lines(decide(read_evidence(folder), settings.gate, settings.seed))))
+        for entry in rule_differences(registry, folder):
+            print(f"{'LOOSENED' if entry.loosened else 'changed '}  {entry.id}: {entry.what}")
+    return 0
+
+
+def review_approve(options: argparse.Namespace) -> int:
+    """Approve with a reviewer's key, which promotes; without one the approval waits for the signature."""
+    from safeclip.pipeline.release import record_answer, sign
+
+    registry = open_registry()
+    found = _find(registry, options.candidate)
+    key = options.key or signing_key(registry.root)
+    if key is None:
+        found = record_answer(registry, found, True, _who(options), options.reason)
+        print(f"recorded; a reviewer's key promotes it: safeclip review sign {found.candidate.id} --key FILE")
+        return 0
+    reason = options.reason or found.reason or ""
+    release = sign(registry, found, key, reason, options.bump, options.accept_loosened)
+    print(f"safeclip {release.version} is in production, approved by {release.reviewer}")
+    return 0
+
+
+def review_sign(options: argparse.Namespace) -> int:
+    """Sign what was approved without a key (in the Prefect UI, say), which promotes it."""
+    if options.key is None and signing_key(open_registry().root) is None:
+        raise RegistryError("name a reviewer's private SSH key with --key, or set git's user.signingkey")
+    return review_approve(options)
+
+
+def review_reject(options: argparse.Namespace) -> int:
+    """Reject a candidate; the reason is kept."""
+    from safeclip.pipeline.release import record_answer
+
+    registry = open_registry()
+    found = record_answer(registry, _find(registry, options.candidate), False, _who(options), options.reason)
+    print(f"candidate {found.candidate.id} is rejected")
+    return 0
+
+
+def open_registry() -> Registry:
+    """The registry of the project around the current folder."""
+    from safeclip.pipeline.graph import project_root
+    from safeclip.pipeline.release import Registry
+
+    root = project_root()
+    os.chdir(root)
+    return Registry.of(root)
+
+
+def _find(registry: Registry, name: str) -> Review:
+    from safeclip.registry.reviews import find
+
+    found = find(registry.store, name)
+    if found is None:
+        raise RegistryError(f"no candidate {name!r} was put forward; `safeclip review` lists them")
+    return found
+
+
+def _who(options: argparse.Namespace) -> str:
+    from safeclip.registry.reviews import starter
+
+    return str(options.reviewer or starter())
+
+
+def signing_key(root: Path) -> Path | None:
+    """git's own signing key, if it is an SSH key file; the name of its public half serves too."""
+    from safeclip.registry.git import setting
+
+    name = setting(root, "user.signingkey")
+    path = Path(name.removesuffix(".pub")).expanduser() if name else None
+    return path if path and path.is_file() else None

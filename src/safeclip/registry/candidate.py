@@ -1,0 +1,101 @@
+"""A candidate, frozen: the commit and the digests of everything that a decision about it stands on.
+
+Its id is the digest of these, so a candidate cannot change and keep its name. `check_candidate` refuses any
+file that differs and computes the verdict again, with the code of whoever checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from safeclip.errors import GateError, RegistryError
+from safeclip.gating.evidence import read_evidence
+from safeclip.gating.verdict import decide
+from safeclip.production import sha256
+from safeclip.settings.project import load_settings
+
+FILES = {
+    "lock": "dvc.lock",
+    "params": "params.yaml",
+    "verdict": "results/gate/verdict.json",
+    "metrics": "results/evaluate/metrics.json",
+    "outcomes": "results/evaluate/outcomes.parquet",
+    "adapter": "results/finetune/adapter.safetensors",
+    "package": "results/package/package.json",
+}
+"""Name in `digests` -> where the file lies."""
+NEEDED = tuple({*FILES.values(), "production.json"})
+
+
+class Candidate(BaseModel):
+    """What would be released."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str
+    bento: str
+    digests: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """12 hex digits that stand for all of it."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def branch(self) -> str:
+        """The ref that keeps its commit."""
+        return f"refs/heads/candidate/{self.id}"
+
+
+def describe(folder: Path, commit: str) -> Candidate:
+    """The candidate whose files lie in `folder`, laid out like the project; `GateError` without a Bento."""
+    missing = [path for path in NEEDED if not (folder / path).is_file()]
+    if missing:
+        raise GateError(f"{missing[0]} is missing: there is no packaged candidate; `safeclip run` makes one")
+    package = read_package(folder)
+    return Candidate(
+        commit=commit,
+        bento=package["bento"],
+        digests={name: sha256(folder / path) for name, path in FILES.items()},
+    )
+
+
+def read_package(folder: Path) -> dict[str, str]:
+    """package.json: the Bento's name, version and digest."""
+    path = folder / FILES["package"]
+    try:
+        package = json.loads(path.read_text(encoding="utf-8"))
+        return {name: str(package[name]) for name in ("name", "version", "bento")}
+    except (ValueError, TypeError, KeyError):
+        raise RegistryError(
+            f"{path}: not a record of a packaged Bento; run `safeclip stage package` again"
+        ) from None
+
+
+def check_candidate(folder: Path, candidate: Candidate) -> dict[str, Any]:
+    """The verdict, computed again from the outcomes in `folder`; refused unless it is the recorded one.
+
+    `GateError` if the gate fails, `RegistryError` if a file is not the one that was frozen.
+    """
+    for name, path in FILES.items():
+        if sha256(folder / path) != candidate.digests[name]:
+            raise RegistryError(f"{path} is not the one of candidate {candidate.id}; run again and ask again")
+    settings = load_settings(folder / "params.yaml")
+    verdict = decide(read_evidence(folder), settings.gate, settings.seed)
+    recorded = json.loads((folder / FILES["verdict"]).read_text(encoding="utf-8"))
+    if not verdict["passed"]:
+        failed = [rule["id"] for rule in verdict["rules"] if not rule["passed"]]
+        raise GateError(
+            f"the gate failed ({', '.join(failed)}); it cannot be approved, it takes a new commit"
+        )
+    if verdict != recorded:
+        raise GateError("verdict.json is not what its outcomes give; run `safeclip stage gate` and ask again")
+    if read_package(folder)["bento"] != candidate.bento:
+        raise RegistryError(f"package.json names another Bento than candidate {candidate.id}; ask again")
+    return verdict

@@ -1,0 +1,108 @@
+"""Where Bentos and adapters lie by digest: a folder, S3 or any other fsspec URL.
+
+    bentos/SHA256.tar        adapters/SHA256.safetensors        written once, never changed
+    candidates/ID.json       what a candidate is made of         written once
+    reviews/ID.json          what was asked and answered
+    index.json               version -> digests, stage -> version: what the signed tags say, without git
+
+A file appears whole or not at all (fsspec's transactions: a rename in a folder, the end of an upload in S3).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from safeclip.errors import RegistryError
+from safeclip.production import sha256
+
+
+class Store:
+    """A folder of the registry, by its URL (`registry`, `s3://bucket/safeclip`)."""
+
+    def __init__(self, url: str, root: Path) -> None:
+        """`root`: what a relative folder is relative to."""
+        self.url = url if "://" in url else str((root / url).resolve())
+        try:
+            self._files, self._path = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise RegistryError(f"registry.url = {url!r}: {error}") from None
+
+    def put(self, key: str, file: Path) -> None:
+        """Upload `file` unless `key` is there already, whole: keys name digests, so it is the same file."""
+        if self._size(key) == file.stat().st_size:
+            return
+        with self._writing(key) as target, file.open("rb") as source:
+            shutil.copyfileobj(source, target)
+
+    def get(self, key: str, target: Path, digest: str) -> None:
+        """Download `key` to `target`; a `RegistryError` if it is missing or is not what `digest` names."""
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with self._files.open(self._at(key), "rb") as source, partial.open("wb") as out:
+                shutil.copyfileobj(source, out)
+        except (FileNotFoundError, PermissionError, OSError) as error:
+            partial.unlink(missing_ok=True)
+            raise RegistryError(f"{self.url}/{key}: cannot be read ({_line(error)})") from None
+        if sha256(partial) != digest:
+            partial.unlink()
+            raise RegistryError(f"{self.url}/{key}: was changed, its digest is not the one that was released")
+        partial.replace(target)
+
+    def write_json(self, key: str, value: Any) -> None:
+        with self._writing(key) as target:
+            target.write((json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+    def read_json(self, key: str) -> Any:
+        """The value at `key`, or None if there is none."""
+        try:
+            return json.loads(self._files.cat_file(self._at(key)))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise RegistryError(
+                f"{self.url}/{key}: not valid JSON; `safeclip registry sync` rewrites the index"
+            ) from None
+        except OSError as error:
+            raise RegistryError(f"{self.url}/{key}: cannot be read ({_line(error)})") from None
+
+    def names(self, folder: str) -> list[str]:
+        """File names in a folder, sorted; empty if there is no such folder."""
+        self._files.invalidate_cache()
+        try:
+            return sorted(path.rpartition("/")[2] for path in self._files.ls(self._at(folder), detail=False))
+        except FileNotFoundError:
+            return []
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[Any]:
+        """One file in a transaction of its own: what was written before an error never shows."""
+        path = self._at(key)
+        try:
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            with self._files.transaction, self._files.open(path, "wb") as target:
+                yield target
+        except OSError as error:
+            raise RegistryError(f"{self.url}/{key}: cannot be written ({_line(error)})") from None
+
+    def _size(self, key: str) -> int | None:
+        self._files.invalidate_cache()
+        try:
+            return int(self._files.size(self._at(key)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RegistryError(f"{self.url}: cannot be reached ({_line(error)})") from None
+
+    def _at(self, key: str) -> str:
+        return f"{self._path.rstrip('/')}/{key}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

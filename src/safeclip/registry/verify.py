@@ -1,0 +1,85 @@
+"""Everything that a release stands on, checked again: signatures, digests, verdict, served vectors."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from safeclip.errors import RegistryError
+from safeclip.production import sha256
+from safeclip.registry.candidate import NEEDED, Candidate, check_candidate
+from safeclip.registry.git import git
+from safeclip.registry.releases import Release
+from safeclip.registry.store import Store
+
+Fetch = Callable[[str, tuple[str, ...], Path], None]
+"""Copies files of a commit into a folder: (commit, paths, folder)."""
+
+PARITY = 1e-5
+
+
+def verify(root: Path, store: Store, release: Release, fetch: Fetch) -> Iterator[str]:
+    """A line a check that held; a `SafeclipError` at the first that does not. (What was read is signed.)"""
+    yield f"{release.tag}: signed by {release.reviewer}"
+    candidate = read_candidate(store, release)
+    parent = git(root, "rev-parse", f"{release.commit}^").strip()
+    if candidate.commit != parent:
+        raise RegistryError(f"{release.version}: its commit does not stand on candidate {candidate.id}")
+    yield f"commit {release.commit[:12]} stands on candidate {candidate.id}"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        fetch(candidate.commit, NEEDED, folder)
+        verdict = check_candidate(folder, candidate)
+        yield f"verdict computed again from its outcomes: passed, {len(verdict['rules'])} rules"
+        bento = folder / "bento.tar"
+        store.get(f"bentos/{candidate.bento}.tar", bento, candidate.bento)
+        adapter = candidate.digests["adapter"]
+        store.get(f"adapters/{adapter}.safetensors", folder / "adapter.safetensors", adapter)
+        yield f"Bento and adapter are the released ones ({candidate.bento[:12]}, {adapter[:12]})"
+        yield f"the packaged encoder gives its reference vectors (difference {parity(bento, folder):.1e})"
+
+
+def read_candidate(store: Store, release: Release) -> Candidate:
+    """The candidate that a release promoted, held against the digests in the signed tag."""
+    raw = store.read_json(f"candidates/{release.digests['candidate']}.json")
+    if raw is None:
+        raise RegistryError(f"{release.version}: candidates/{release.digests['candidate']}.json is missing")
+    candidate = Candidate.model_validate(raw)
+    signed = {**candidate.digests, "bento": candidate.bento, "candidate": candidate.id}
+    if signed != release.digests:
+        raise RegistryError(f"{release.version}: the store's candidate is not the one that was signed")
+    return candidate
+
+
+def parity(bento: Path, scratch: Path) -> float:
+    """Largest difference between the packaged reference vectors and what the packaged encoder gives now."""
+    from safeclip.encoders.embed import embed_texts
+    from safeclip.encoders.load import load_encoder
+
+    folder = scratch / "bento"
+    with tarfile.open(bento) as archive:
+        archive.extractall(folder, filter="data")
+    (reference,) = folder.glob("models/safeclip/*/reference.json")
+    expected = json.loads(reference.read_text(encoding="utf-8"))
+    found = embed_texts(load_encoder(reference.parent / "encoder"), expected["texts"]).numpy()
+    difference = float(np.abs(found - np.array(expected["embeddings"])).max())
+    if not difference <= PARITY:
+        raise RegistryError(
+            f"the packaged encoder is {difference:.1e} off its reference vectors, over {PARITY:g}"
+        )
+    return difference
+
+
+def pull(store: Store, release: Release, folder: Path) -> Path:
+    """Download a release's Bento into `folder`, checked against the signed digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"safeclip-embedder-{release.version}.tar"
+    digest = release.digests["bento"]
+    if not (target.is_file() and sha256(target) == digest):
+        store.get(f"bentos/{digest}.tar", target, digest)
+    return target

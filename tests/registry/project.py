@@ -1,0 +1,134 @@
+"""A small project with real git, DVC, outcomes, verdict and signing keys: all that a release stands on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from safeclip.evaluation.summary import summarise
+from safeclip.gating.evidence import read_evidence
+from safeclip.gating.verdict import decide
+from safeclip.intervals import Resampling
+from safeclip.outcomes import measured
+from safeclip.pipeline.release import Registry
+from safeclip.production import sha256
+from safeclip.records import OUTCOMES, write_table
+from safeclip.settings.project import load_settings
+from safeclip.stages.stage import write_json
+from tests.gating.evidence import GOOD, share
+from tests.toy import run
+
+PARAMS = """
+seed: 1
+gate:
+  rules:
+    - id: harmful_t2i
+      metric: retrieval.t2i.unsafe.harmful_top1
+      against: base
+      op: "<="
+      factor: 0.7
+      why: a rule of the test
+"""
+DVC = """
+stages:
+  gate: {cmd: "true", outs: [results/finetune, results/evaluate, results/gate, results/package]}
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout in which a candidate has passed its gate; `alice` and `bob` review, `mallory` does not."""
+
+    root: Path
+    keys: Path
+
+    def key(self, name: str) -> Path:
+        return self.keys / name
+
+    @property
+    def registry(self) -> Registry:
+        return Registry.of(self.root)
+
+    def candidate(self, harm: float = 0.2, weights: str = "w1") -> None:
+        """Lay down another candidate, as a run would: outcomes, metrics, verdict, Bento, dvc.lock."""
+        results = self.root / "results"
+        for name in ("finetune", "evaluate", "gate", "package"):
+            (results / name).mkdir(parents=True, exist_ok=True)
+            for old in (results / name).iterdir():
+                old.unlink()
+        (results / "finetune/adapter.safetensors").write_text(weights)
+        write_table(results / "evaluate/outcomes.parquet", outcomes(harm, self._assigned()), OUTCOMES)
+        found = measured(outcomes(harm, self._assigned()))
+        metrics = summarise(found, Resampling(1))
+        metrics["digests"] = {
+            "candidate_adapter": sha256(results / "finetune/adapter.safetensors"),
+            "outcomes": sha256(results / "evaluate/outcomes.parquet"),
+            "production": sha256(self.root / "production.json"),
+        }
+        write_json(results / "evaluate/metrics.json", metrics)
+        settings = load_settings(self.root / "params.yaml")
+        write_json(
+            results / "gate/verdict.json", decide(read_evidence(self.root), settings.gate, settings.seed)
+        )
+        bento = results / "package/safeclip-embedder.tar"
+        bento.write_text(f"bento of {weights}")
+        package = {"name": "safeclip-embedder", "version": weights, "bento": sha256(bento)}
+        write_json(results / "package/package.json", package)
+        self.do("dvc", "commit", "--force", "--quiet")
+
+    def do(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command here; it must succeed."""
+        done = run(self.root, *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def _assigned(self) -> bool:
+        return bool(json.loads((self.root / "production.json").read_text())["assigned"])
+
+
+def outcomes(harm: float, assigned: bool, n: int = 1000) -> pa.Table:
+    """The outcomes of a good candidate with this harmful top-1 rate from text to image."""
+    parts = []
+    for metric, (ours, base) in (GOOD | {"retrieval.t2i.unsafe.harmful_top1": (harm, 0.95)}).items():
+        ours_, base_ = share(ours, n), share(base, n)
+        columns = {
+            "id": [f"{row:05}" for row in range(n)],
+            "metric": [metric] * n,
+            "categories": [["violence"]] * n,
+            "candidate": ours_,
+            "base": base_,
+            "production": np.asarray(ours_) if assigned else [None] * n,
+        }
+        parts.append(pa.table(columns, schema=OUTCOMES))
+    return pa.concat_tables(parts)
+
+
+def make_project(folder: Path) -> Project:
+    """The project with its first candidate, everything committed."""
+    root, keys = folder / "project", folder / "keys"
+    root.mkdir(parents=True)
+    keys.mkdir()
+    for name in ("alice", "bob", "mallory"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(keys / name)]
+        subprocess.run(command, check=True)
+    signers = [f"{name}@example.org {(keys / f'{name}.pub').read_text()}" for name in ("alice", "bob")]
+    (root / "allowed_signers").write_text("".join(signers))
+    (root / "params.yaml").write_text(PARAMS)
+    (root / "dvc.yaml").write_text(DVC)
+    (root / "production.json").write_text('{"assigned": false, "digests": {}, "version": null}\n')
+    (root / ".gitignore").write_text("/results\n/registry\n/production\n/remote\n")
+    project = Project(root, keys)
+    project.do("git", "init", "-q", "-b", "main")
+    project.do("git", "config", "user.name", "runner")
+    project.do("git", "config", "user.email", "runner@example.org")
+    project.do("dvc", "init", "-q")
+    project.do("dvc", "remote", "add", "-q", "-d", "default", "remote")
+    project.candidate()
+    project.do("git", "add", "-A")
+    project.do("git", "commit", "-qm", "first")
+    return project
