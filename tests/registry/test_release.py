@@ -119,7 +119,7 @@ def test_a_failed_gate_whose_verdict_was_edited_is_found_out(project: Project) -
     verdict["passed"] = True
     path.unlink()
     path.write_text(json.dumps(verdict))
-    project.do("dvc", "commit", "--force", "--quiet")
+    project.commit_outputs()
     with pytest.raises(GateError, match=r"the gate failed \(core_harmful_t2i, harmful_t2i\)"):
         freeze(project.registry)
 
@@ -227,7 +227,7 @@ def test_a_loosened_rule_needs_an_explicit_yes(project: Project) -> None:
     params.write_text(params.read_text().replace("factor: 0.7", "factor: 0.8"))
     project.candidate(0.15, "w2")
     review = put_forward(project)
-    with pytest.raises(RegistryError, match=r"loosened \(harmful_t2i: factor 0.7 -> 0.8\)"):
+    with pytest.raises(RegistryError, match=r"loosened since production \(harmful_t2i: factor 0.7 -> 0.8\)"):
         sign(project.registry, review, project.key("alice"), "it passed")
     assert sign(project.registry, review, project.key("alice"), "meant so", accept_loosened=True)
 
@@ -278,7 +278,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
         publish(root, new, old, remote)  # type: ignore[arg-type]
 
     monkeypatch.setattr(promotion, "_publish", overtaken)
-    with pytest.raises(RegistryError, match="another release came first"):
+    with pytest.raises(RegistryError, match="another release was made meanwhile"):
         sign(project.registry, slow, project.key("alice"), "it passed")
     assert [release.reviewer for release in assignments(project.root)] == ["bob@example.org"]
 

@@ -45,15 +45,15 @@ class Store:
         """Download `key` to `target`; a `RegistryError` if it is missing or is not what `digest` names."""
         partial = target.with_name(f".{target.name}.partial")
         try:
-            with self._files.open(self._at(key), "rb") as source, partial.open("wb") as out:
-                shutil.copyfileobj(source, out)
-        except (FileNotFoundError, PermissionError, OSError) as error:
+            with self._told(key, "read"):
+                self._files.get_file(self._at(key), str(partial))
+            if sha256(partial) != digest:
+                raise RegistryError(f"{self.url}/{key}: was changed, its digest is not the released one")
+            partial.replace(target)
+        except FileNotFoundError:
+            raise RegistryError(f"{self.url}/{key}: there is no such file; was it removed?") from None
+        finally:
             partial.unlink(missing_ok=True)
-            raise RegistryError(f"{self.url}/{key}: cannot be read ({_line(error)})") from None
-        if sha256(partial) != digest:
-            partial.unlink()
-            raise RegistryError(f"{self.url}/{key}: was changed, its digest is not the one that was released")
-        partial.replace(target)
 
     def write_json(self, key: str, value: Any) -> None:
         with self._writing(key) as target:
@@ -62,47 +62,48 @@ class Store:
     def read_json(self, key: str) -> Any:
         """The value at `key`, or None if there is none."""
         try:
-            return json.loads(self._files.cat_file(self._at(key)))
+            with self._told(key, "read"):
+                return json.loads(self._files.cat_file(self._at(key)))
         except FileNotFoundError:
             return None
-        except ValueError:
-            raise RegistryError(
-                f"{self.url}/{key}: not valid JSON; `safeclip registry sync` rewrites the index"
-            ) from None
-        except OSError as error:
-            raise RegistryError(f"{self.url}/{key}: cannot be read ({_line(error)})") from None
 
     def names(self, folder: str) -> list[str]:
         """File names in a folder, sorted; empty if there is no such folder."""
-        self._files.invalidate_cache()
         try:
-            return sorted(path.rpartition("/")[2] for path in self._files.ls(self._at(folder), detail=False))
+            with self._told(folder, "listed"):
+                self._files.invalidate_cache()
+                paths = self._files.ls(self._at(folder), detail=False)
         except FileNotFoundError:
             return []
+        return sorted(path.rpartition("/")[2] for path in paths)
 
     @contextmanager
     def _writing(self, key: str) -> Iterator[Any]:
         """One file in a transaction of its own: what was written before an error never shows."""
         path = self._at(key)
-        try:
+        with self._told(key, "written"):
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             with self._files.transaction, self._files.open(path, "wb") as target:
                 yield target
-        except OSError as error:
-            raise RegistryError(f"{self.url}/{key}: cannot be written ({_line(error)})") from None
+
+    @contextmanager
+    def _told(self, key: str, done: str) -> Iterator[None]:
+        """One line for any fault but a missing file; each backend raises errors of its own kinds."""
+        try:
+            yield
+        except (FileNotFoundError, RegistryError):
+            raise
+        except Exception as error:
+            line = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RegistryError(f"{self.url}/{key}: cannot be {done} ({line})") from None
 
     def _size(self, key: str) -> int | None:
-        self._files.invalidate_cache()
         try:
-            return int(self._files.size(self._at(key)))
+            with self._told(key, "reached"):
+                self._files.invalidate_cache()
+                return int(self._files.size(self._at(key)))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise RegistryError(f"{self.url}: cannot be reached ({_line(error)})") from None
 
     def _at(self, key: str) -> str:
         return f"{self._path.rstrip('/')}/{key}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
