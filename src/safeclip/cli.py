@@ -9,15 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safeclip.commands import data, export
-from safeclip.commands import registry as releases
-from safeclip.commands import review as reviews
+from safeclip.commands import data, export, registry, review
 from safeclip.commands.gate import gate
+from safeclip.commands.subcommands import Command, adder
 from safeclip.errors import PipelineError, SafeclipError
 from safeclip.storage import storage_fault
-
-Command = Callable[[argparse.Namespace], int]
-Adder = Callable[[Command, str, str], argparse.ArgumentParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: safeclip run",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = _adder(commands)
+    add = adder(commands)
     add(run, "run the chain: what is stale reruns, the rest is Cached", "safeclip run")
     one = add(stage, "run one stage through DVC", "safeclip stage gate")
     one.add_argument("name", metavar="NAME", help="a stage of dvc.yaml (`safeclip status` lists them)")
@@ -149,8 +145,6 @@ def _parser() -> argparse.ArgumentParser:
             "safeclip export clip-for-transformers",
         )
     )
-    _add_review(add)
-    _add_registry(add)
     bento = add(serve, "serve the packaged Bento over HTTP", "safeclip serve --port 3000")
     bento.add_argument(
         "bento",
@@ -162,79 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     bento.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     bento.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
     data.register(commands)
+    review.register(commands)
+    registry.register(commands)
     return parser
-
-
-def _add_review(add: Adder) -> None:
-    group = add(reviews.review, "approve or reject what passed the gate", "safeclip review")
-    sub = _adder(group.add_subparsers(metavar="ACTION"), "review_")
-    sub(reviews.review_ask, "freeze the last run's candidate and ask", "safeclip review ask")
-    for command, summary, example in (
-        (reviews.review_show, "what a decision is about", "safeclip review show 1a2b3c"),
-        (
-            reviews.review_approve,
-            "approve; with a key also promote",
-            "safeclip review approve 1a2b3c --reason ok",
-        ),
-        (reviews.review_reject, "reject", "safeclip review reject 1a2b3c --reason 'zero-shot is too low'"),
-        (
-            reviews.review_sign,
-            "promote what was approved",
-            "safeclip review sign 1a2b3c --key ~/.ssh/id_ed25519",
-        ),
-    ):
-        one = sub(command, summary, example)
-        one.add_argument("candidate", metavar="CANDIDATE", help="the first digits of its id")
-        if command is reviews.review_show:
-            continue
-        one.add_argument("--reason", default="", help="kept with the release")
-        one.add_argument("--as", dest="reviewer", metavar="NAME", help="who answers (without a key)")
-        if command is reviews.review_reject:
-            continue
-        one.add_argument(
-            "--key", type=Path, help="the reviewer's private SSH key (default: git's signing key)"
-        )
-        one.add_argument("--bump", choices=("major", "minor", "patch"), default="minor", help="%(default)s")
-        one.add_argument(
-            "--accept-loosened", action="store_true", help="yes to rules looser than production's"
-        )
-
-
-def _add_registry(add: Adder) -> None:
-    group = add(
-        releases.registry, "what is and was in production; pull, verify, roll back", "safeclip registry"
-    )
-    sub = _adder(group.add_subparsers(metavar="ACTION"), "registry_")
-    sub(releases.registry_list, "the history of production", "safeclip registry list")
-    sub(releases.registry_sync, "complete what a kill left open", "safeclip registry sync")
-    show = sub(releases.registry_show, "a version's commit and digests", "safeclip registry show v0.1.0")
-    pull = sub(
-        releases.registry_pull, "download a version's Bento", "safeclip registry pull prod --out bentos"
-    )
-    verify = sub(releases.registry_verify, "check all a version stands on", "safeclip registry verify prod")
-    for one in (show, pull, verify):
-        one.add_argument("version", metavar="VERSION", nargs="?", default="prod", help="v1.2.0, or prod")
-    pull.add_argument("--out", type=Path, default=Path("bentos"), help="folder (default: %(default)s)")
-    pull.add_argument("--import", dest="into_store", action="store_true", help="also into BentoML's store")
-    example = "safeclip registry rollback v0.1.0 --reason 'complaints about v0.2.0' --key ~/.ssh/id_ed25519"
-    back = sub(releases.registry_rollback, "put a former version back", example)
-    back.add_argument("version", metavar="VERSION", help="a version that was in production")
-    back.add_argument("--reason", required=True, help="kept with the release")
-    back.add_argument("--key", type=Path, help="the reviewer's private SSH key (default: git's signing key)")
-
-
-def _adder(commands: argparse._SubParsersAction[argparse.ArgumentParser], prefix: str = "") -> Adder:
-    def add(command: Command, summary: str, example: str) -> argparse.ArgumentParser:
-        parser = commands.add_parser(
-            command.__name__.removeprefix(prefix),
-            help=summary,
-            description=command.__doc__,
-            epilog=f"example: {example}",
-        )
-        parser.set_defaults(command=command)
-        return parser
-
-    return add
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from pathlib import Path
 
 from safeclip.commands.review import open_registry, signing_key
+from safeclip.commands.subcommands import adder
 from safeclip.errors import RegistryError
 
 
@@ -95,3 +97,25 @@ def registry_sync(options: argparse.Namespace) -> int:
     current = production(found.root)
     print(f"in production: {current.version}" if current else "nothing was ever in production")
     return 0
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `registry` with its actions."""
+    group = adder(commands)(
+        registry, "what is and was in production; pull, verify, roll back", "safeclip registry"
+    )
+    sub = adder(group.add_subparsers(metavar="ACTION"), "registry_")
+    sub(registry_list, "the history of production", "safeclip registry list")
+    sub(registry_sync, "complete what a kill left open", "safeclip registry sync")
+    show = sub(registry_show, "a version's commit and digests", "safeclip registry show v0.1.0")
+    pull = sub(registry_pull, "download a version's Bento", "safeclip registry pull prod --out bentos")
+    verify = sub(registry_verify, "check all a version stands on", "safeclip registry verify prod")
+    for one in (show, pull, verify):
+        one.add_argument("version", metavar="VERSION", nargs="?", default="prod", help="v1.2.0, or prod")
+    pull.add_argument("--out", type=Path, default=Path("bentos"), help="folder (default: %(default)s)")
+    pull.add_argument("--import", dest="into_store", action="store_true", help="also into BentoML's store")
+    example = "safeclip registry rollback v0.1.0 --reason 'complaints about v0.2.0' --key ~/.ssh/id_ed25519"
+    back = sub(registry_rollback, "put a former version back", example)
+    back.add_argument("version", metavar="VERSION", help="a version that was in production")
+    back.add_argument("--reason", required=True, help="kept with the release")
+    back.add_argument("--key", type=Path, help="the reviewer's private SSH key (default: git's signing key)")

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safeclip.commands.subcommands import adder
 from safeclip.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -121,3 +122,39 @@ def signing_key(root: Path) -> Path | None:
     name = setting(root, "user.signingkey")
     path = Path(name.removesuffix(".pub")).expanduser() if name else None
     return path if path and path.is_file() else None
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `review` with its actions."""
+    group = adder(commands)(review, "approve or reject what passed the gate", "safeclip review")
+    sub = adder(group.add_subparsers(metavar="ACTION"), "review_")
+    sub(review_ask, "freeze the last run's candidate and ask", "safeclip review ask")
+    for command, summary, example in (
+        (review_show, "what a decision is about", "safeclip review show 1a2b3c"),
+        (
+            review_approve,
+            "approve; with a key also promote",
+            "safeclip review approve 1a2b3c --reason ok",
+        ),
+        (review_reject, "reject", "safeclip review reject 1a2b3c --reason 'zero-shot is too low'"),
+        (
+            review_sign,
+            "promote what was approved",
+            "safeclip review sign 1a2b3c --key ~/.ssh/id_ed25519",
+        ),
+    ):
+        one = sub(command, summary, example)
+        one.add_argument("candidate", metavar="CANDIDATE", help="the first digits of its id")
+        if command is review_show:
+            continue
+        one.add_argument("--reason", default="", help="kept with the release")
+        one.add_argument("--as", dest="reviewer", metavar="NAME", help="who answers (without a key)")
+        if command is review_reject:
+            continue
+        one.add_argument(
+            "--key", type=Path, help="the reviewer's private SSH key (default: git's signing key)"
+        )
+        one.add_argument("--bump", choices=("major", "minor", "patch"), default="minor", help="%(default)s")
+        one.add_argument(
+            "--accept-loosened", action="store_true", help="yes to rules looser than production's"
+        )
