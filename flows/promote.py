@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import flow_run
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 from pydantic import Field
 
@@ -55,7 +55,7 @@ def _ask(registry: Registry, found: Review) -> Decision:
     with checked(registry, found):
         pass
     seconds = registry.settings.registry.expires_hours * 3600
-    wait = suspend_flow_run if flow_run.deployment_id else _needs_a_deployment
+    wait = suspend_flow_run if deployment.id else _needs_a_deployment
     answer: Decision = wait(wait_for_input=Decision, timeout=seconds, key=found.candidate.id)
     return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -37,7 +38,19 @@ gate:
 """
 DVC = """
 stages:
-  gate: {cmd: "true", outs: [results/finetune, results/evaluate, results/gate, results/package]}
+  gate: {cmd: "true", outs: [results/finetune, results/evaluate, results/gate]}
+  package: {cmd: python package.py, deps: [package.py, results/gate], outs: [results/package]}
+"""
+PACKAGE = """
+import hashlib, json
+from pathlib import Path
+out = Path("results/package")
+out.mkdir(parents=True, exist_ok=True)
+weights = Path("results/finetune/adapter.safetensors").read_text()
+bento = f"bento of {weights}".encode()
+(out / "safeclip-embedder.tar").write_bytes(bento)
+package = {"name": "safeclip-embedder", "version": weights, "bento": hashlib.sha256(bento).hexdigest()}
+(out / "package.json").write_text(json.dumps(package))
 """
 
 
@@ -76,15 +89,12 @@ class Project:
         write_json(
             results / "gate/verdict.json", decide(read_evidence(self.root), settings.gate, settings.seed)
         )
-        bento = results / "package/safeclip-embedder.tar"
-        bento.write_text(f"bento of {weights}")
-        package = {"name": "safeclip-embedder", "version": weights, "bento": sha256(bento)}
-        write_json(results / "package/package.json", package)
+        self.do("python", "package.py")
         self.commit_outputs()
 
     def commit_outputs(self) -> None:
         """Let DVC take the results as they are (`dvc commit --force`)."""
-        with Repo(str(self.root)) as repo:
+        with contextlib.chdir(self.root), Repo(".") as repo:
             repo.commit(force=True)
 
     def do(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -126,6 +136,7 @@ def make_project(folder: Path) -> Project:
     (root / "allowed_signers").write_text("".join(signers))
     (root / "params.yaml").write_text(PARAMS)
     (root / "dvc.yaml").write_text(DVC)
+    (root / "package.py").write_text(PACKAGE)
     (root / "production.json").write_text('{"assigned": false, "digests": {}, "version": null}\n')
     (root / ".gitignore").write_text("/results\n/registry\n/production\n/remote\n")
     project = Project(root, keys)
