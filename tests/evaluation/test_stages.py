@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, add_lora, save_adapter
 from safeclip.errors import DataError
+from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZEROSHOT
 from safeclip.production import sha256
 from safeclip.records import QUADRUPLETS, TRUTH, write_table
@@ -120,6 +122,28 @@ def test_running_again_gives_the_same_bytes(project: Path) -> None:
     evaluate(SETTINGS)
     gate(SETTINGS)
     assert digests() == before
+
+
+def test_a_killed_run_does_not_embed_again_what_it_had_finished(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = (project / "results/evaluate/metrics.json").read_bytes()
+    models: list[str] = []
+
+    def dies_at_the_second(encoder: Encoder, scenes: Scenes, batch_size: int) -> Embeddings:
+        models.append(encoder.digest)
+        if len(models) == 2:
+            raise KeyboardInterrupt
+        return embed_scenes(encoder, scenes, batch_size)
+
+    monkeypatch.setattr("safeclip.stages.evaluate.embed_scenes", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(SETTINGS)
+    evaluate(SETTINGS)
+    base, candidate, *rest = models
+    assert base != candidate
+    assert rest == [candidate]
+    assert (project / "results/evaluate/metrics.json").read_bytes() == whole
 
 
 def test_a_failed_gate_still_writes_its_verdict(finished: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 
 from safeclip.errors import ModelError
+from safeclip.scratch import Scratch
 from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import folder_digest, load_model, load_rewriter, load_tokenizer
@@ -59,6 +60,33 @@ def test_tuning_twice_gives_the_same_files(model: tuple[str, Path], tmp_path: Pa
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
     save_rewriter(tune(model[0], PAIRS, QUICK, seed=2), "tiny", tmp_path / "three")
     assert folder_digest(tmp_path / "one") != folder_digest(tmp_path / "three")
+
+
+def test_a_run_killed_mid_way_goes_on_and_gives_the_same_files(
+    model: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("safeclip.synthesis.rewriter.SAVE_EVERY", 2)
+    long = QUICK.model_copy(update={"epochs": 3, "dtype": "bfloat16"})
+    save_rewriter(tune(model[0], PAIRS, long, seed=1), "tiny", tmp_path / "whole")
+
+    def killed(step: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    scratch = Scratch("tune_rewriter", tmp_path / "scratch")
+    scratch.folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        tune(model[0], PAIRS, long, seed=1, report=killed, scratch=scratch)
+    (scratch.folder / "checkpoint-6").mkdir()  # begun and not finished
+    steps: list[int] = []
+    again = tune(model[0], PAIRS, long, seed=1, report=lambda step, loss: steps.append(step), scratch=scratch)
+    save_rewriter(again, "tiny", tmp_path / "resumed")
+    assert steps == [5, 6]
+    assert "tune_rewriter: goes on from checkpoint-4\n" in capsys.readouterr().out
+    assert folder_digest(tmp_path / "resumed") == folder_digest(tmp_path / "whole")
 
 
 def test_the_output_holds_the_adapter_and_the_losses_and_nothing_of_the_machine(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.grids import write_grids
@@ -18,6 +20,7 @@ from safeclip.intervals import Resampling
 from safeclip.outcomes import measured
 from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
 from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.scratch import Scratch, open_scratch
 from safeclip.settings.evaluate import Evaluate
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
@@ -39,7 +42,16 @@ def evaluate(settings: Settings) -> None:
     pictures = f"{len(task.labels)} zero-shot pictures" if task.labels else "zero-shot not measured (no set)"
     print(f"evaluate: {len(scenes)} scenes, {pictures}", flush=True)
     encoders = _encoders(data / "base_encoder")
-    embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size)
+    base = data / "base_encoder"
+    with open_scratch("evaluate", settings, [base, DATASET, TRUTH_FILE, ADAPTER, PRODUCTION]) as scratch:
+        _evaluate(settings, encoders, scenes, task, scratch)
+
+
+def _evaluate(
+    settings: Settings, encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, scratch: Scratch
+) -> None:
+    data = Path(settings.data.path)
+    embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size, scratch)
     table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids)
     how = Resampling(settings.seed, settings.evaluate.bootstrap, settings.evaluate.confidence)
     with output("evaluate") as out:
@@ -65,15 +77,24 @@ def _encoders(base: Path) -> dict[str, Encoder]:
 
 
 def _run(
-    encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, batch_size: int
+    encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, batch_size: int, scratch: Scratch
 ) -> tuple[dict[str, Embeddings], dict[str, ModelOutcomes]]:
     embeddings, outcomes = {}, {}
     for name, encoder in encoders.items():
         print(f"evaluate: {name}", flush=True)
-        embeddings[name] = embed_scenes(encoder, scenes, batch_size)
+        embeddings[name] = _embed(name, encoder, scenes, batch_size, scratch)
         retrieval = retrieval_outcomes(embeddings[name], scenes.text_unsafe, scenes.image_unsafe)
         outcomes[name] = ModelOutcomes(retrieval, zeroshot_correct(encoder, task, batch_size))
     return embeddings, outcomes
+
+
+def _embed(name: str, encoder: Encoder, scenes: Scenes, batch_size: int, scratch: Scratch) -> Embeddings:
+    """One model's embeddings of the scenes; those that a killed run has finished are read again."""
+    file = scratch.folder / f"{name}.safetensors"
+    if not scratch.has(name):
+        save_file(vars(embed_scenes(encoder, scenes, batch_size)), file)
+        scratch.keep(name, [file])
+    return Embeddings(**load_file(file))
 
 
 def _digests(data: Path, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safeclip.guard import load_guard
+from safeclip.scratch import open_scratch
 from safeclip.settings.stage import StageSettings
 from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.stage import main, output
@@ -25,10 +26,12 @@ def tune_rewriter(settings: Settings) -> None:
     pairs = load_pairs(data / "curated_pairs.jsonl", guard, load_taxonomy(data / "taxonomy.yaml"))
     folder = model_folder(own.model)
     print(f"tune_rewriter: {own.model}, {len(pairs)} pairs, {own.epochs} epochs", flush=True)
-    tuned = tune(folder, pairs, own, seed=settings.seed, report=_report)
-    print(f"tune_rewriter: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
-    with output("tune_rewriter") as out:
-        save_rewriter(tuned, own.model, out)
+    inputs = [data / "curated_pairs.jsonl", data / "taxonomy.yaml", Path(folder)]
+    with open_scratch("tune_rewriter", settings, inputs) as scratch:
+        tuned = tune(folder, pairs, own, seed=settings.seed, report=_report, scratch=scratch)
+        print(f"tune_rewriter: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
+        with output("tune_rewriter") as out:
+            save_rewriter(tuned, own.model, out)
 
 
 def _report(step: int, loss: float) -> None:

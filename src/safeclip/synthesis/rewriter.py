@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from safeclip.errors import TrainingError
+from safeclip.scratch import Scratch
 from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.synthesis.language_model import load_model, load_tokenizer
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.synthesis.prompts import prompt_messages
 
+SAVE_EVERY = 10
+"""Steps between two checkpoints."""
 _LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -76,6 +80,31 @@ class _Progress(TrainerCallback):
             self._report(state.global_step, float(logs["loss"]))
 
 
+class _Keeps(TrainerCallback):
+    """Counts each checkpoint as finished once the trainer has written it."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **context: Any
+    ) -> None:
+        name = f"checkpoint-{state.global_step}"
+        files = (self._scratch.folder / name).rglob("*")
+        self._scratch.keep(name, [file for file in files if file.is_file()])
+
+
+def last_checkpoint(scratch: Scratch) -> str | None:
+    """The folder of the last whole checkpoint, None if there is none; half-written ones are removed."""
+    folders = [path for path in scratch.folder.glob("checkpoint-*") if path.is_dir()]
+    for folder in sorted(folders, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
+        if scratch.has(folder.name):
+            print(f"{scratch.stage}: goes on from {folder.name}", flush=True)
+            return str(folder)
+        shutil.rmtree(folder)
+    return None
+
+
 @dataclass(frozen=True)
 class TunedRewriter:
     """The model with its adapter, and the loss of each optimiser step, in order."""
@@ -91,25 +120,26 @@ def tune(
     *,
     seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
+    scratch: Scratch | None = None,
 ) -> TunedRewriter:
     """Fine-tune the model in `folder` on the pairs: LoRA, loss on the answers.
 
-    Deterministic on one machine type and thread count; `report` is called with each step and its loss.
+    Deterministic on one machine type and thread count; `report` is called with each step and its loss. Every
+    `SAVE_EVERY` steps a checkpoint goes to `scratch`, if there is one; a run that finds one goes on from it.
     `TrainingError` if the loss is not a number.
     """
     set_seed(seed)
     disable_progress_bars()
     model = _with_lora(load_model(folder, getattr(torch, settings.dtype), attention="eager"), settings)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = AnswerTrainer(
-            model=model,
-            args=_arguments(settings, scratch, seed),
-            train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
-            processing_class=load_tokenizer(folder),
-            callbacks=[_Progress(report)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    trainer = AnswerTrainer(
+        model=model,
+        args=_arguments(settings, scratch, seed),
+        train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
+        processing_class=load_tokenizer(folder),
+        callbacks=[_Progress(report), *([_Keeps(scratch)] if scratch else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(scratch) if scratch else None)
     losses = tuple(float(log["loss"]) for log in trainer.state.log_history if "loss" in log)
     if not all(map(math.isfinite, losses)):
         raise TrainingError("tune_rewriter: the loss is not a number; lower `tune_rewriter.learning_rate`")
@@ -143,9 +173,9 @@ def _conversation(pair: CuratedPair) -> dict[str, list[dict[str, str]]]:
     return {"prompt": prompt_messages(pair.caption_safe, pair.concept), "completion": [answer]}
 
 
-def _arguments(settings: TuneRewriter, scratch: str, seed: int) -> SFTConfig:
+def _arguments(settings: TuneRewriter, scratch: Scratch | None, seed: int) -> SFTConfig:
     return SFTConfig(
-        output_dir=scratch,
+        output_dir=str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
@@ -159,7 +189,9 @@ def _arguments(settings: TuneRewriter, scratch: str, seed: int) -> SFTConfig:
         seed=seed,
         data_seed=seed,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if scratch else "no",
+        save_steps=SAVE_EVERY,
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
     )
