@@ -16,6 +16,7 @@ def register(commands: Commands) -> None:
     )
     topics = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_import(topics)
+    _add_describe(topics)
     _add_purge(topics)
 
 
@@ -48,6 +49,36 @@ def import_(options: argparse.Namespace) -> int:
     print(f"report  {options.out / REPORT}")
     print(f"next    set `data.path: {options.out}` in params.yaml; then")
     print(f"        dvc add {options.out} && dvc push {options.out}.dvc")
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Counts, splits, lengths, categories, what changed since another version, and a contact sheet."""
+    from safeclip.describing import spoken
+    from safeclip.describing.change import change_lines
+    from safeclip.describing.facts import DATASET, describe_folder, describe_rows, histogram
+    from safeclip.pipeline.earlier import earlier_version
+    from safeclip.pipeline.graph import project_root
+    from safeclip.settings.project import load_settings
+    from safeclip.synthesis.captions import load_captions
+
+    root = project_root()
+    settings = load_settings(root / "params.yaml")
+    name = str(options.folder or settings.data.path)
+    captions = load_captions(root / name / "captions.jsonl")
+    facts, rows = describe_folder(root / name), describe_rows(root / DATASET)
+    earlier = earlier_version(root, name, options.against)
+    changes = change_lines(earlier.captions, captions, earlier.files)
+    print("\n".join(spoken.lines(name, facts, rows, options.against, changes)))
+    if options.sheet:
+        from safeclip.describing.sheet import generated_tiles, make_sheet, safe_tiles
+
+        tiles = safe_tiles(root / name, captions, options.rows, settings.seed)
+        change = {"revision": options.against, "lines": changes}
+        quadruplets = generated_tiles(root / DATASET, options.rows)
+        page = make_sheet(facts, rows, change, histogram(captions), tiles, quadruplets)
+        options.sheet.write_text(page, encoding="utf-8")
+        print(f"sheet   {options.sheet}")
     return 0
 
 
@@ -95,6 +126,43 @@ def _add_import(topics: Commands) -> None:
         )
     for flag, text in _IMPORT_SWITCHES:
         parser.add_argument(flag, action="store_true", help=text)
+
+
+def _add_describe(topics: Commands) -> None:
+    parser = topics.add_parser(
+        "describe",
+        help="a data set in numbers, and what changed",
+        description=describe.__doc__,
+        epilog="examples: safeclip data describe; safeclip data describe --against HEAD~1 --sheet sheet.html",
+    )
+    parser.set_defaults(command=describe)
+    add = parser.add_argument
+    add(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="FOLDER",
+        help="a data folder (default: data.path of params.yaml)",
+    )
+    add(
+        "--against",
+        default="HEAD",
+        metavar="REVISION",
+        help="git revision to compare with (default: %(default)s)",
+    )
+    add(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write a contact sheet (HTML; generated pictures are blurred)",
+    )
+    add(
+        "--rows",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="rows of each split on it (default: %(default)s)",
+    )
 
 
 def _add_purge(topics: Commands) -> None:

@@ -17,19 +17,19 @@ from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.errors import DataError
 from safeclip.guard import load_guard
 from safeclip.importing.report import Remark, report_lines
-from safeclip.importing.rows import Collected, Limits, Row, collect
+from safeclip.importing.rows import IMAGES, Collected, Limits, Row, collect
 from safeclip.importing.sources import find_sources, read_items
 from safeclip.importing.splits import assign_splits, join_groups
 from safeclip.importing.suspects import MOST, UnsafeWords, misfits
-from safeclip.importing.zeroshot import write_zeroshot
+from safeclip.importing.zeroshot import PICTURES, PROMPTS, write_zeroshot
 from safeclip.records import SPLITS
 from safeclip.taxonomy import Taxonomy, load_taxonomy
 from safeclip.validation.duplicates import content_words
 
 REPORT = "import_report.jsonl"
-TAKEN_OVER = ("taxonomy.yaml", "curated_pairs.jsonl", "glyph_classifier.safetensors")
-CALIBRATION = "calibration"
 ENCODER = "base_encoder"
+OWN = ("captions.jsonl", IMAGES, REPORT, PICTURES, PROMPTS)
+"""What an imported folder has of its own; everything else of the base folder is taken over."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,13 @@ def _write(folder: Path, collected: Collected, splits: list[str], plan: ImportPl
         "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
     )
     (folder / REPORT).write_text(report_lines(collected.remarks), encoding="utf-8")
-    for name in TAKEN_OVER:
-        shutil.copyfile(plan.base / name, folder / name)
-    for name in (ENCODER, CALIBRATION):
-        shutil.copytree(plan.base / name, folder / name, copy_function=shutil.copyfile)
+    _take_over(plan.base, folder)
     write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)
+
+
+def _take_over(base: Path, folder: Path) -> None:
+    for path in sorted(base.iterdir()):
+        if path.is_dir() and path.name not in OWN:
+            shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
+        elif path.is_file() and path.name not in OWN:
+            shutil.copyfile(path, folder / path.name)

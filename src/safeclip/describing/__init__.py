@@ -1,0 +1,1 @@
+"""A data set in numbers, and what changed since another version of it."""
