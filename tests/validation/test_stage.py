@@ -14,10 +14,12 @@ from ruamel.yaml import YAML
 from safeclip.errors import DataError
 from safeclip.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
 from safeclip.settings.project import Settings
+from safeclip.settings.validate_data import Check
 from safeclip.stages.validate_data import validate_data
 from tests.validation.conftest import BOUNDS, CATEGORIES
 
-SETTINGS = Settings(validate_data=BOUNDS)
+CHECKS = BOUNDS.checks.model_copy(update={"min_vendi_share": Check(bound=0.05, on_fail="stop")})
+SETTINGS = Settings(validate_data=BOUNDS.model_copy(update={"checks": CHECKS}))
 
 
 def taxonomy() -> dict:
@@ -53,6 +55,8 @@ def lay_out(rows: pd.DataFrame) -> None:
         write_table(results / f"render_images/images-{shard:05d}.parquet", table, IMAGES)
     labels = pa.Table.from_pandas(rows[LABELLED.names], LABELLED, preserve_index=False)
     write_table(results / "label_safety/labels.parquet", labels, LABELLED)
+    (results / "label_safety/metrics.json").write_text('{"agreement": {"text": {}, "image": {}}}')
+    Path("data_baseline.json").write_text("{}")
     counts = {"in": 75, "out": 72, "quarantined": 2, "destroyed": 1}
     leave(results / "rewrite_captions", counts, ["gone-1", "gone-2"])
     leave(results / "render_images", {"in": 72, "out": 70, "quarantined": 2}, ["lost-1", "lost-2"])
@@ -109,6 +113,25 @@ def test_a_bad_data_set_leaves_a_log_and_no_output(project, rows):
     logged = json.loads(Path("logs/validate_data/summary.json").read_text())
     assert not logged["passed"]
     assert "The data breaks its contract" in Path("logs/validate_data/index.html").read_text()
+
+
+def test_a_check_warns_or_stops_as_params_say(project, capsys):
+    validate_data(SETTINGS)
+    out = Path("results/validate_data")
+    assert "warning: repeated_captions" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text())["warnings"] > 0
+    page = (out / "index.html").read_text()
+    assert "<h2>Warnings</h2>" in page
+    assert "The data meets its contract" in page
+    strict = CHECKS.model_copy(update={"max_repeated_captions": Check(bound=0.05, on_fail="stop")})
+    with pytest.raises(DataError, match="stops the chain: repeated_captions"):
+        validate_data(Settings(validate_data=BOUNDS.model_copy(update={"checks": strict})))
+
+
+def test_without_the_labellers_agreement_it_says_what_to_rerun(project):
+    Path("results/label_safety/metrics.json").write_text("{}")
+    with pytest.raises(DataError, match="rerun label_safety"):
+        validate_data(SETTINGS)
 
 
 def test_a_row_without_labels_is_quarantined_not_lost(project, rows):

@@ -6,18 +6,21 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from safeclip.commands import data_baseline
+
 Commands = Any  # argparse's own class of subparsers, which has no public name
 
 
 def register(commands: Commands) -> None:
     """Add `data` with its own commands."""
     data = commands.add_parser(
-        "data", help="import, describe or purge data", epilog="example: safeclip data describe"
+        "data", help="import, describe, accept or purge data", epilog="example: safeclip data describe"
     )
     topics = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_import(topics)
     _add_describe(topics)
     _add_purge(topics)
+    data_baseline.register(topics)
 
 
 def import_(options: argparse.Namespace) -> int:

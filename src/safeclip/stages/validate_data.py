@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +26,9 @@ from safeclip.settings.stage import StageSettings
 from safeclip.settings.validate_data import ValidateData
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.taxonomy import load_taxonomy
+from safeclip.validation.drift import distributions, read_baseline
 from safeclip.validation.facts import join_rows
+from safeclip.validation.health import examine
 from safeclip.validation.judge import Judgement, judge
 from safeclip.validation.page import choose_samples, make_page
 from safeclip.validation.quarantine import Account, gather
@@ -63,11 +66,30 @@ def validate_data(settings: Settings) -> None:
         earlier=[_account(stage) for stage in _EARLIER],
         earlier_quarantine=quarantine,
     )
+    judgement = judgement.with_findings(
+        examine(
+            judgement.rows,
+            settings.validate_data,
+            categories=categories,
+            agreement=_agreement(),
+            before=read_baseline(),
+            now=distributions(summarise(judgement, categories)),
+        )
+    )
     summary = summarise(judgement, categories)
     if judgement.failures:
         _log(summary)
         raise DataError(f"validate_data stops the chain: {judgement.complaint()}; see {_LOGS}/summary.json")
     _write(judgement, summary, settings.validate_data.sample_rows)
+
+
+def _agreement() -> dict[str, Any]:
+    """How far the labellers agree, as `label_safety` measured it."""
+    path = RESULTS / "label_safety" / "metrics.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["agreement"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no usable agreement ({error!r}); rerun label_safety") from None
 
 
 def _without_rejected(rows: pd.DataFrame, quarantine: pa.Table) -> pd.DataFrame:
@@ -96,6 +118,8 @@ def _write(judgement: Judgement, summary: dict, sample_rows: int) -> None:
         (out / "index.html").write_text(page, encoding="utf-8")
     rows = summary["rows"]
     print(f"validate_data: {rows['out']} rows out, {rows['quarantined']} quarantined", flush=True)
+    for finding in judgement.warnings:
+        print(f"validate_data: warning: {finding.name}: {finding.observed:g} ({finding.promise})", flush=True)
 
 
 def _log(summary: dict) -> None:

@@ -70,3 +70,29 @@ def _mark_near(flags: np.ndarray, vectors: list, one: list[int], other: list[int
         near = squared <= tolerance**2 * left.shape[1]
         flags[rows[near.any(axis=1)]] = True
         flags[np.array(other)[near.any(axis=0)]] = True
+
+
+def perceptual_hash(image: bytes) -> int:
+    """The 64 bits of a picture's perceptual hash: signs of its lowest frequencies (imagehash.phash)."""
+    import imagehash
+
+    with Image.open(io.BytesIO(image)) as opened:
+        bits = imagehash.phash(opened.convert("RGB")).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_hashes(hashes: np.ndarray, splits: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool[N] twice: a hash within `bits` of an earlier row's of the split; of a row's of another split.
+
+    hashes: uint64[N]. Blocks of rows against all: N x N comparisons of words, block x N bytes held.
+    """
+    within = np.zeros(len(hashes), dtype=bool)
+    across = np.zeros(len(hashes), dtype=bool)
+    order = np.arange(len(hashes))
+    for start in range(0, len(hashes), _BLOCK // 4):
+        rows = slice(start, start + _BLOCK // 4)
+        near = np.bitwise_count(hashes[rows, None] ^ hashes[None]) <= bits
+        same = splits[rows, None] == splits[None]
+        within[rows] = (near & same & (order[None] < order[rows, None])).any(axis=1)
+        across[rows] = (near & ~same).any(axis=1)
+    return within, across

@@ -30,7 +30,15 @@ class Judgement:
 
     @property
     def failures(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if not finding.passed)
+        return tuple(f for f in self.findings if not f.passed and f.on_fail == "stop")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if not f.passed and f.on_fail == "warn")
+
+    def with_findings(self, more: Sequence[Finding]) -> Judgement:
+        """The same judgement with further findings."""
+        return replace(self, findings=(*self.findings, *more))
 
     def table(self, split: str) -> pa.Table:
         """The contract's columns of one split."""

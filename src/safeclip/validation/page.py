@@ -36,8 +36,13 @@ def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] =
         states=[state.replace(" ", "_") for state in STATES],
         state_bars={split: _state_bar(split, summary["label_states"][split]) for split in SPLITS},
         words=bars(words, title="Captions by number of words", x_label="words"),
-        failures=[finding for finding in summary["expectations"] if not finding["passed"]],
+        failures=_failed(summary, "stop"),
+        warnings=_failed(summary, "warn"),
     )
+
+
+def _failed(summary: Mapping[str, Any], on_fail: str) -> list[dict[str, Any]]:
+    return [f for f in summary["expectations"] if not f["passed"] and f["on_fail"] == on_fail]
 
 
 def _state_bar(split: str, states: Mapping[str, float | None]) -> Markup:

@@ -36,7 +36,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of a check. `ids` are the rows at fault; never what they hold."""
+    """What came of a check. `ids` are the rows at fault; never what they hold.
+
+    `on_fail`: a failed check stops the chain or only warns.
+    """
 
     name: str
     level: str
@@ -46,6 +49,7 @@ class Finding:
     ids: tuple[str, ...] = field(default=(), repr=False)
     reason: str | None = None
     detail: str = ""
+    on_fail: Literal["warn", "stop"] = "stop"
 
 
 def run(checks: Sequence[Check], frame: pd.DataFrame) -> list[Finding]:

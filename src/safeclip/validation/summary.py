@@ -19,6 +19,7 @@ def summarise(judgement: Judgement, categories: Collection[str]) -> dict[str, An
     rows = judgement.rows
     return {
         "passed": not judgement.failures,
+        "warnings": len(judgement.warnings),
         "rows": totals(judgement.accounts),
         "stages": as_rows(judgement.accounts),
         "splits": {split: int((rows["split"] == split).sum()) for split in SPLITS},
@@ -44,6 +45,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "rows_at_fault": len(finding.ids),
         "first_rows": list(finding.ids[:5]),
         "detail": finding.detail,
+        "on_fail": finding.on_fail,
     }
 
 

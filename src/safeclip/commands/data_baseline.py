@@ -1,0 +1,40 @@
+"""`safeclip data baseline`: accept the validated data set as the one that later ones are compared with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SUMMARY = Path("results/validate_data/summary.json")
+
+
+def register(topics: Any) -> None:
+    """Add `baseline` to the commands of `safeclip data`."""
+    parser = topics.add_parser(
+        "baseline",
+        help="accept the validated data set: later ones warn when they drift from it",
+        epilog="example: safeclip data baseline && git commit data_baseline.json -m 'Data accepted'",
+    )
+    parser.set_defaults(command=accept)
+
+
+def accept(options: argparse.Namespace) -> int:
+    """Write data_baseline.json from the summary of `validate_data`; shares alone, no text."""
+    import json
+
+    from safeclip.errors import DataError
+    from safeclip.pipeline.graph import project_root
+    from safeclip.validation.drift import BASELINE, distributions
+
+    root = project_root()
+    try:
+        summary = json.loads((root / SUMMARY).read_text(encoding="utf-8"))
+        accepted = distributions(summary)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{SUMMARY}: not readable ({error!r}); run the stage validate_data") from None
+    partial = root / f".{BASELINE.name}.partial"
+    partial.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(root / BASELINE)
+    print(f"{BASELINE}: {sum(summary['splits'].values())} rows accepted; commit it")
+    return 0

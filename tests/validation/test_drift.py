@@ -1,0 +1,57 @@
+"""Drift is told against the data set that was accepted, by a command and a file under version control."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from safeclip.cli import main
+from safeclip.errors import DataError
+from safeclip.validation.drift import distributions, drift, read_baseline
+from safeclip.validation.summary import summarise
+from tests.validation.conftest import CATEGORIES
+
+
+def test_a_data_set_does_not_drift_from_itself_and_does_when_labels_change(judged, rows):
+    accepted = distributions(summarise(judged(rows), CATEGORIES))
+    assert set(drift(accepted, accepted).values()) == {0.0}
+    rows.loc[rows["split"] == "train", "image_label"] = "safe"
+    moved = drift(accepted, distributions(summarise(judged(rows), CATEGORIES)))
+    assert moved["label states"] > 0.2
+    assert moved["categories"] == 0.0
+
+
+def test_what_is_accepted_holds_shares_and_no_text(judged, rows):
+    accepted = distributions(summarise(judged(rows), CATEGORIES))
+    for shares in accepted.values():
+        assert sum(shares.values()) == pytest.approx(1.0, abs=1e-4)
+    assert "kettle" not in json.dumps(accepted)
+
+
+@pytest.mark.parametrize("held", ["{", "[]", '{"states": 3}', '{"states": {"a": "b"}}'])
+def test_a_broken_baseline_is_named(tmp_path: Path, held: str) -> None:
+    path = tmp_path / "data_baseline.json"
+    path.write_text(held)
+    with pytest.raises(DataError, match=r"data_baseline\.json: not readable") as error:
+        read_baseline(path)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_accepted_yet_is_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "data_baseline.json"
+    path.write_text("{}")
+    assert read_baseline(path) == {}
+
+
+def test_the_command_accepts_the_validated_data_set(tmp_path, monkeypatch, capsys, judged, rows):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("stages: {}\n")
+    assert main(["data", "baseline"]) == 1
+    assert "run the stage validate_data" in capsys.readouterr().err
+    summary = summarise(judged(rows), CATEGORIES)
+    Path("results/validate_data").mkdir(parents=True)
+    Path("results/validate_data/summary.json").write_text(json.dumps(summary))
+    assert main(["data", "baseline"]) == 0
+    assert read_baseline() == distributions(summary)
