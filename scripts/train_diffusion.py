@@ -1,9 +1,9 @@
 """Train the picture-book diffusion model and say how often its pictures show what was asked.
 
 A latent diffusion model (arXiv 2112.10752) in diffusers' standard folder format, at most 8 MB in fp16, whose
-text encoder is the picture-book base encoder, frozen and exported. Three trainings, each resumable:
-autoencoder, denoiser, and the judge that measures (not part of the model). A given seed gives the same
-weights however often it was killed, on one kind of machine.
+text encoder is the picture-book base encoder, frozen and exported. Two trainings, each resumable: autoencoder
+and denoiser. A seed gives the same weights however often it was killed, on one kind of machine. The judge is
+the glyph classifier of the data set, which was trained apart from this, on drawings of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from diffusion_autoencoder import train_autoencoder
 from diffusion_denoiser import DenoiserTraining, new_scheduler, train_denoiser
-from diffusion_judge import NAMES, GlyphJudge, train_judge
-from diffusion_scenes import IMAGE_SIZE
+from diffusion_scenes import IMAGE_SIZE, draw_scenes
 from PIL import Image
 from transformers import CLIPTokenizer
 
@@ -35,8 +34,10 @@ from safeclip.picturebook.grammar import single_scene
 from safeclip.settings.render_images import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine
 from safeclip.synthesis.images import Rendered, RenderRequest
+from safeclip.synthesis.labels.glyph_classifier import GlyphClassifier, load_classifier
 
 SAMPLING_STEPS, GUIDANCE, LARGEST_MB = 20, 3.0, 8.0
+SPECIFICITY, CALIBRATION = 0.99, 512
 
 
 def train(args: argparse.Namespace) -> dict[str, float]:
@@ -61,8 +62,7 @@ def train(args: argparse.Namespace) -> dict[str, float]:
         requires_safety_checker=False,
     )
     export(pipeline, args.out)
-    judge, least = train_judge(run, seed=args.seed + 1000, steps=args.judge_steps)
-    return measure(args.out, judge, least, seed=args.seed + 2000, scenes=args.scenes)
+    return measure(args.out, load_classifier(args.judge), seed=args.seed + 2000, scenes=args.scenes)
 
 
 def export(pipeline: StableDiffusionPipeline, out: Path) -> None:
@@ -77,7 +77,15 @@ def export(pipeline: StableDiffusionPipeline, out: Path) -> None:
     os.replace(partial, out)
 
 
-def measure(out: Path, judge: GlyphJudge, least: float, *, seed: int, scenes: int) -> dict[str, float]:
+@torch.no_grad()
+def found_from(judge: GlyphClassifier, seed: int) -> float:
+    """The logit above which a glyph counts as found: one in a hundred that are not drawn lies above."""
+    scenes = draw_scenes(seed, 0, "calibration", CALIBRATION)
+    absent = torch.tensor([[name not in drawn for name in judge.names] for drawn in scenes.glyphs])
+    return float(judge((scenes.pixels + 1) / 2)[absent].quantile(SPECIFICITY))
+
+
+def measure(out: Path, judge: GlyphClassifier, *, seed: int, scenes: int) -> dict[str, float]:
     """Share of pictures in which the judge finds the one thing asked; `by_chance`: its neighbour's."""
     rng = np.random.default_rng(seed)
     asked = [single_scene(rng) for _ in range(scenes)]
@@ -89,7 +97,8 @@ def measure(out: Path, judge: GlyphJudge, least: float, *, seed: int, scenes: in
     pictures = list(engine.render([RenderRequest(f"{i:05d}", s.caption) for i, s in enumerate(asked)]))
     with torch.no_grad():
         logits = judge(torch.stack([_pixels(picture) for picture in pictures]))
-    wanted = torch.tensor([NAMES.index(scene.names[0]) for scene in asked])
+    least = found_from(judge, seed)
+    wanted = torch.tensor([judge.names.index(scene.names[0]) for scene in asked])
     rows = torch.arange(scenes)
     return {
         "n": float(scenes),
@@ -100,16 +109,18 @@ def measure(out: Path, judge: GlyphJudge, least: float, *, seed: int, scenes: in
 
 
 def _pixels(picture: Rendered) -> torch.Tensor:
-    """[3, 64, 64] in [-1, 1]; a rejected picture is plain grey, in which nothing is found."""
+    """[3, 64, 64] in [0, 1]; a rejected picture is black, in which nothing is found."""
     if picture.image is None:
         return torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)
     levels = np.array(Image.open(io.BytesIO(picture.image)).convert("RGB"))
-    return torch.from_numpy(levels).permute(2, 0, 1).float() / 127.5 - 1.0
+    return torch.from_numpy(levels).permute(2, 0, 1).float() / 255
 
 
 def run_folder(args: argparse.Namespace) -> Path:
     """Where this run keeps its state; other arguments that shape the result, other folder."""
-    shaping = {k: str(v) for k, v in sorted(vars(args).items()) if k not in ("out", "work", "scenes")}
+    shaping = {
+        k: str(v) for k, v in sorted(vars(args).items()) if k not in ("out", "work", "scenes", "judge")
+    }
     return args.work / hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:12]
 
 
@@ -125,7 +136,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--work", type=Path, default=Path("work/train_diffusion"), help="checkpoints (default: %(default)s)")
     add("--autoencoder-steps", type=int, default=2000, help="default: %(default)s")
     add("--denoiser-steps", type=int, default=6000, help="default: %(default)s")
-    add("--judge-steps", type=int, default=3000, help="default: %(default)s")
+    add(
+        "--judge",
+        type=Path,
+        default=Path("data/glyph_classifier.safetensors"),
+        help="the classifier that says what a picture shows (default: %(default)s)",
+    )
     add("--scenes", type=int, default=300, help="pictures that are judged (default: %(default)s)")
     add("--seed", type=int, default=2311, help="seed of weights, scenes and noise (default: %(default)s)")
     add("--threads", type=int, default=1, help="torch threads; part of the result (default: %(default)s)")
