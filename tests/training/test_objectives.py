@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from safeclip.errors import SettingsError
 from safeclip.training.objectives import OBJECTIVES, Batch, Quadruplets, resolve_weights
-from safeclip.training.objectives.terms import info_nce, relative_to
+from safeclip.training.objectives.terms import info_nce, kept_relations, relative_to
 
 ROWS, WIDTH = 6, 8
 
@@ -77,6 +77,17 @@ def test_info_nce_is_low_for_matching_pairs_and_zero_for_none():
     a = unit(generator)
     assert info_nce(a, a).item() < 1e-3 < info_nce(a, a.roll(1, 0)).item()
     assert info_nce(a, a, mask=torch.zeros(ROWS, dtype=torch.bool)).item() == 0.0
+
+
+def test_relations_are_kept_where_the_student_ranks_as_the_teacher_does():
+    generator = torch.Generator().manual_seed(4)
+    student, teacher, gallery = unit(generator), unit(generator), unit(generator)
+    assert kept_relations(teacher, teacher, gallery).item() == pytest.approx(0.0, abs=1e-6)
+    ours, theirs = (torch.softmax(3.0 * items @ gallery.T, dim=1) for items in (student, teacher))
+    expected = (theirs * (theirs / ours).log()).sum(dim=1).mean()
+    assert kept_relations(student, teacher, gallery, scale=3.0).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
 
 
 def test_a_weight_for_an_unknown_loss_is_refused_with_the_known_names():

@@ -10,9 +10,9 @@ from safeclip.errors import DataError, ModelError
 from safeclip.training.objectives import Quadruplets
 from safeclip.training.teacher import (
     embed_quadruplets,
-    nearest_safe_pair,
     quiet_axis,
     read_teacher,
+    redirection_targets,
     write_teacher,
 )
 from tests.training.tiny import tiny_table
@@ -50,7 +50,23 @@ def test_the_nearest_safe_pair_is_that_of_the_full_matrix_whatever_the_block(blo
     parts = [F.normalize(torch.randn(50, 8, generator=generator), dim=-1) for _ in range(4)]
     teacher = Quadruplets(*parts)
     full = teacher.text_generated @ teacher.text_safe.T + teacher.image_generated @ teacher.image_safe.T
-    assert torch.equal(nearest_safe_pair(teacher, block), full.argmax(dim=1))
+    near = full.argmax(dim=1)
+    text, image = redirection_targets(teacher, block=block)
+    assert torch.equal(text, teacher.text_safe[near])
+    assert torch.equal(image, teacher.image_safe[near])
+
+
+@pytest.mark.parametrize("block", [7, 64])
+def test_a_soft_target_is_the_weighted_mean_of_safe_pairs_and_the_nearest_when_sharp(block):
+    generator = torch.Generator().manual_seed(0)
+    teacher = Quadruplets(*(F.normalize(torch.randn(50, 8, generator=generator), dim=-1) for _ in range(4)))
+    nearness = teacher.text_generated @ teacher.text_safe.T + teacher.image_generated @ teacher.image_safe.T
+    weights = torch.exp(3.0 * nearness)
+    expected = [weights @ items for items in (teacher.text_safe, teacher.image_safe)]
+    for found, mean in zip(redirection_targets(teacher, 3.0, block), expected, strict=True):
+        assert torch.allclose(found, F.normalize(mean, dim=-1), atol=1e-5)
+    for found, nearest in zip(redirection_targets(teacher, 1e5), redirection_targets(teacher), strict=True):
+        assert torch.allclose(found, nearest, atol=1e-4)
 
 
 def test_the_quiet_axis_is_a_unit_vector_that_the_teacher_hardly_uses():

@@ -20,8 +20,15 @@ class Lora(Section):
 class Interpolate(Section):
     """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
 
-    text: Share = 0.5
+    text: Share = 1.0
     image: Share = 1.0
+
+
+class Fragments(Section):
+    """Safe captions cut to a few of their words, so that short prompts stay where they were."""
+
+    share: Share = 0.4  # of the safe captions; 0 for none
+    draws: Positive = 8  # passes over the rows until the same cuts come again
 
 
 class Finetune(Section):
@@ -31,9 +38,13 @@ class Finetune(Section):
     weights: dict[str, Weight] = Field(default_factory=dict)  # by loss name; the objective's own otherwise
     lora: Lora = Lora()
     interpolate: Interpolate = Interpolate()
-    steps: Positive = 200
-    batch_size: Positive = 128
-    learning_rate: Rate = 3e-3  # after the warm-up a cosine to zero
+    target_sharpness: Rate | None = (
+        20.0  # of the mean over safe pairs that unsafe items go to; null: the nearest
+    )
+    fragments: Fragments = Fragments()
+    steps: Positive = 400
+    batch_size: Positive = 64
+    learning_rate: Rate = 2.5e-3  # after the warm-up a cosine to zero
     warmup_steps: Count = 10
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     max_grad_norm: Rate = 1.0

@@ -15,6 +15,7 @@ from safeclip.settings.finetune import Finetune
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.training import loop
+from safeclip.training.fragments import with_fragments
 from safeclip.training.rows import Rows, prepare_rows
 from safeclip.training.teacher import read_teacher
 
@@ -34,8 +35,10 @@ def finetune(settings: Settings) -> None:
 
 
 def _finetune(settings: Settings, encoder: Encoder, folder: Path) -> None:
-    train, val = (_rows(encoder, split, folder) for split in ("train", "val"))
     recipe = settings.finetune
+    whole, val = (_rows(encoder, split, folder, recipe) for split in ("train", "val"))
+    captions = read_dataset(DATASET, "train")["caption_safe"].to_pylist()
+    train = with_fragments(whole, captions, encoder, **recipe.fragments.model_dump(), seed=settings.seed)
     batch = min(recipe.batch_size, len(train))
     with tqdm(total=recipe.steps * batch, unit="quadruplet", mininterval=5, desc="finetune") as bar:
         outcome = loop.finetune(
@@ -50,13 +53,14 @@ def _finetune(settings: Settings, encoder: Encoder, folder: Path) -> None:
     with output("finetune") as out:
         save_adapter(outcome.model, out / "adapter.safetensors", base_digest=encoder.digest)
         _write_history(out / "history.csv", outcome)
-        write_json(out / "metrics.json", _metrics(outcome, len(train), len(val)))
+        write_json(out / "metrics.json", _metrics(outcome, len(whole), len(val)))
 
 
-def _rows(encoder: Encoder, split: str, folder: Path) -> Rows:
+def _rows(encoder: Encoder, split: str, folder: Path, recipe: Finetune) -> Rows:
     table = read_dataset(DATASET, split)
     teacher = read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), encoder.digest)
-    return prepare_rows(encoder, table, teacher, folder / f"{split}.pixels.npy")
+    pixels = folder / f"{split}.pixels.npy"
+    return prepare_rows(encoder, table, teacher, pixels, recipe.target_sharpness)
 
 
 def _write_history(path: Path, outcome: loop.Outcome) -> None:

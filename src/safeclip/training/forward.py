@@ -27,7 +27,7 @@ def embed_rows(model: CLIP, rows: Rows, index: Tensor, precision: str = "float32
     tokens = torch.cat([rows.tokens_safe[index], rows.tokens_generated[index]])
     if isinstance(model, CutTextCLIP):
         tokens = cut_to_longest(tokens, model.text_pool_type, model.text_eos_id)
-    pixels = torch.from_numpy(rows.pixels[:, index.numpy()]).flatten(0, 1)
+    pixels = torch.from_numpy(rows.pixels[:, rows.pictures[index].numpy()]).flatten(0, 1)
     with autocast(model, precision):
         text = model.encode_text(tokens.to(device))
         image = model.encode_image(pixels.to(device))
@@ -40,11 +40,10 @@ def make_batch(student: Quadruplets, rows: Rows, index: Tensor) -> Batch:
     """What an objective needs about the rows `index`, on the student's device."""
     device = student.text_safe.device
 
-    def pick(tensor: Tensor, at: Tensor = index) -> Tensor:
-        return tensor[at].to(device)
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor[index].to(device)
 
     teacher = rows.teacher
-    near = rows.near[index]
     return Batch(
         student=student,
         teacher=Quadruplets(
@@ -53,8 +52,8 @@ def make_batch(student: Quadruplets, rows: Rows, index: Tensor) -> Batch:
             pick(teacher.image_safe),
             pick(teacher.image_generated),
         ),
-        near_text=pick(teacher.text_safe, near),
-        near_image=pick(teacher.image_safe, near),
+        near_text=pick(rows.target_text),
+        near_image=pick(rows.target_image),
         text_unsafe=pick(rows.text_unsafe),
         image_unsafe=pick(rows.image_unsafe),
         axis=rows.axis.to(device),

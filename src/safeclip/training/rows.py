@@ -18,7 +18,7 @@ from torch import Tensor
 from safeclip.encoders.load import Encoder
 from safeclip.errors import DataError
 from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import nearest_safe_pair, quiet_axis
+from safeclip.training.teacher import quiet_axis, redirection_targets
 
 CHUNK = 256  # pictures decoded at a time
 
@@ -27,8 +27,9 @@ CHUNK = 256  # pictures decoded at a time
 class Rows:
     """N rows in the order of their ids, and C tokens, the model's context.
 
-    tokens_safe, tokens_generated: [N, C] int64. pixels: [2, N, 3, H, W] float32, safe pictures first.
-    text_unsafe, image_unsafe: [N] bool. near: [N] int64, each row's redirection target among these rows.
+    tokens_safe, tokens_generated: [N, C] int64. pixels: [2, P, 3, H, W] float32, safe pictures first, and
+    pictures: [N] int64, which of the P a row has.
+    text_unsafe, image_unsafe: [N] bool. target_text, target_image: [N, D], each row's redirection target.
     axis: [D], a direction that the teacher hardly uses on these rows.
     """
 
@@ -38,22 +39,33 @@ class Rows:
     pixels: np.ndarray
     text_unsafe: Tensor
     image_unsafe: Tensor
+    pictures: Tensor
     teacher: Quadruplets
-    near: Tensor
+    target_text: Tensor
+    target_image: Tensor
     axis: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def prepare_rows(encoder: Encoder, table: pa.Table, teacher: Quadruplets, pixels_path: Path) -> Rows:
+def prepare_rows(
+    encoder: Encoder,
+    table: pa.Table,
+    teacher: Quadruplets,
+    pixels_path: Path,
+    target_sharpness: float | None = None,
+) -> Rows:
     """Read a table of quadruplets into `Rows`; decoded pixels go to `pixels_path`.
+
+    `target_sharpness` chooses the redirection targets (`teacher.redirection_targets`).
 
     Raises:
         DataError: no rows, or a picture that cannot be decoded (named by its row id).
     """
     if table.num_rows == 0:
         raise DataError("the split has no rows; lower the data contract's losses or take more rows")
+    target_text, target_image = redirection_targets(teacher, target_sharpness)
     return Rows(
         ids=tuple(table["id"].to_pylist()),
         tokens_safe=encoder.tokenizer(table["caption_safe"].to_pylist()),
@@ -61,8 +73,10 @@ def prepare_rows(encoder: Encoder, table: pa.Table, teacher: Quadruplets, pixels
         pixels=_decode(encoder, table, pixels_path),
         text_unsafe=_unsafe(table, "text_label"),
         image_unsafe=_unsafe(table, "image_label"),
+        pictures=torch.arange(table.num_rows),
         teacher=teacher,
-        near=nearest_safe_pair(teacher),
+        target_text=target_text,
+        target_image=target_image,
         axis=quiet_axis(teacher),
     )
 

@@ -1,4 +1,4 @@
-"""The frozen teacher: its embeddings of every row, made once, and the nearest safe pair of each row.
+"""The frozen teacher: its embeddings of every row, made once, and where each row is redirected to.
 
 Training never runs the teacher. It reads these files, so nothing that training does to a model in memory can
 move the targets.
@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
@@ -74,17 +75,26 @@ def read_teacher(path: Path, ids: Sequence[str], encoder_digest: str) -> Quadrup
     return Quadruplets(**tensors)
 
 
-def nearest_safe_pair(teacher: Quadruplets, block: int = 1024) -> Tensor:
-    """For each row, the row whose safe pair is nearest to this row's generated pair. Returns [N], int64.
+def redirection_targets(
+    teacher: Quadruplets, sharpness: float | None = None, block: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Where each row's unsafe items are redirected to: captions' and pictures' embeddings, each [N, D].
 
-    Nearest under the teacher, caption to caption and picture to picture, the two cosines added, as
-    SaFeR-CLIP (arXiv 2511.16743) finds its targets offline, there by captions alone. Streams over blocks of
-    both sides: memory is block x block, never N x N. Ties go to the lower row.
+    Without `sharpness` the teacher's embeddings of the nearest safe pair, as SaFeR-CLIP (arXiv 2511.16743)
+    finds its targets offline, there by captions alone; ties go to the lower row. With it, the normalised mean
+    of all safe pairs p, weighted by exp(sharpness * nearness(row, p)): a target that changes little between
+    similar rows is one that training can carry over to rows it never saw. Nearness is the sum of the cosines
+    of caption to caption and picture to picture. Memory is N x D, and block x N for the mean.
     """
     # [t ; v] . [t' ; v'] = t.t' + v.v': one product for both modalities
     queries = torch.cat([teacher.text_generated, teacher.image_generated], dim=1)
     gallery = torch.cat([teacher.text_safe, teacher.image_safe], dim=1)
-    return topk(queries, gallery, 1, block, block)[1][:, 0]
+    if sharpness is None:
+        near = topk(queries, gallery, 1, block, block)[1][:, 0]
+        return teacher.text_safe[near], teacher.image_safe[near]
+    means = [(sharpness * rows @ gallery.T).softmax(dim=1) @ gallery for rows in queries.split(block)]
+    text, image = torch.cat(means).chunk(2, dim=1)
+    return F.normalize(text, dim=-1), F.normalize(image, dim=-1)
 
 
 def quiet_axis(teacher: Quadruplets) -> Tensor:

@@ -1,13 +1,13 @@
-"""The default: unsafe captions and unsafe pictures leave along one axis, in opposite directions.
+"""Safe items stay; unsafe captions and unsafe pictures leave along one quiet axis, in opposite directions.
 
-With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_near, V_near) the safe pair
-nearest to (U, G) under the teacher, e a unit vector that the teacher hardly uses (`teacher.quiet_axis`), and
-only rows labelled unsafe redirected:
+With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_t, V_t) the redirection target
+of (U, G), e a unit vector that the teacher hardly uses (`teacher.quiet_axis`), and only rows labelled unsafe
+redirected:
 
     preserve   1 - cos(T(S), T0(S))                       1 - cos(V(V), V0(V))
-    align      NCE(T(S), V0(V))                           NCE(V(V), T0(S))
+    relate     KL(T(S) || T0(S) over {V0(V)})             KL(V(V) || V0(V) over {T0(S)})
     anchor     1 - cos(T(U), T0(U)), U safe               1 - cos(V(G), V0(G)), G safe
-    redirect   1 - cos(T(U), T0(S_near) + a e)            1 - cos(V(G), V0(V_near) - a e)
+    redirect   1 - cos(T(U), T0(S_t) + a e)               1 - cos(V(G), V0(V_t) - a e)
 
 Why. Redirection alone moves U and G onto the same safe pair, where they meet again: an unsafe caption still
 finds an unsafe picture as easily as the safe one. With safe embeddings x (e . x = 0), T(U) = (s + a e)/r and
@@ -18,7 +18,7 @@ V(G) = (v - a e)/r, r = sqrt(1 + a^2):
     S . V(G)   =  s . v / r              safe query, unsafe item: below s . v, so safe queries keep their own
 
 The unsafe item loses by a margin that grows with a, in both directions, for every pair at once; what the
-encoder has to learn for it is one linear feature ("unsafe") and its sign, which a few hundred rows teach,
+encoder has to learn for it is one linear feature ("unsafe") and its sign, which few rows teach,
 where contrasting individual items (`relative`) does not carry over to unseen ones.
 Redirection to the nearest safe item follows SaFeR-CLIP (arXiv 2511.16743, section 3), the labels' role
 ShieldCLIP (arXiv 2609.39688, section 3.3); the opposed axis is ours.
@@ -30,21 +30,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.preservation import align, anchor, preserve
+from safeclip.training.objectives.preservation import anchor, preserve, relate
 from safeclip.training.objectives.terms import cosine_distance
 
 OFFSET = 1.0
 """a: how far along the axis, against a safe embedding's length of 1; 1 turns the target by 45 degrees."""
 
 WEIGHTS = {
-    "preserve_text_loss": 14.0,
+    "preserve_text_loss": 12.0,
     "preserve_image_loss": 12.0,
-    "align_text_loss": 2.0,
-    "align_image_loss": 2.0,
-    "anchor_text_loss": 4.0,
-    "anchor_image_loss": 4.0,
-    "redirect_text_loss": 5.0,
-    "redirect_image_loss": 3.0,
+    "relate_text_loss": 2.0,
+    "relate_image_loss": 1.0,
+    "anchor_text_loss": 6.0,
+    "anchor_image_loss": 10.0,
+    "redirect_text_loss": 10.0,
+    "redirect_image_loss": 6.0,
 }
 
 
@@ -56,7 +56,7 @@ def losses(batch: Batch) -> dict[str, Tensor]:
     to_image = F.normalize(batch.near_image - OFFSET * batch.axis, dim=-1)
     return {
         **preserve(batch),
-        **align(batch),
+        **relate(batch),
         **anchor(batch),
         "redirect_text_loss": cosine_distance(student.text_generated, to_text, text),
         "redirect_image_loss": cosine_distance(student.image_generated, to_image, image),

@@ -2,6 +2,7 @@
 
 preserve   1 - cos(T(S), T0(S))            1 - cos(V(V), V0(V))
 align      NCE(T(S), V0(V))                NCE(V(V), T0(S))
+relate     KL(T(S) || T0(S) over {V0(V)})  KL(V(V) || V0(V) over {T0(S)})
 anchor     1 - cos(T(U), T0(U)), U safe    1 - cos(V(G), V0(G)), G safe
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch
-from safeclip.training.objectives.terms import cosine_distance, info_nce
+from safeclip.training.objectives.terms import cosine_distance, info_nce, kept_relations
 
 
 def preserve(batch: Batch) -> dict[str, Tensor]:
@@ -28,6 +29,15 @@ def align(batch: Batch) -> dict[str, Tensor]:
     return {
         "align_text_loss": info_nce(student.text_safe, teacher.image_safe),
         "align_image_loss": info_nce(student.image_safe, teacher.text_safe),
+    }
+
+
+def relate(batch: Batch) -> dict[str, Tensor]:
+    """Safe items rank the safe items of the other modality as before: `relate_{text,image}_loss`."""
+    student, teacher = batch.student, batch.teacher
+    return {
+        "relate_text_loss": kept_relations(student.text_safe, teacher.text_safe, teacher.image_safe),
+        "relate_image_loss": kept_relations(student.image_safe, teacher.image_safe, teacher.text_safe),
     }
 
 

@@ -32,6 +32,18 @@ def info_nce(a: Tensor, b: Tensor, scale: float = 100.0, mask: Tensor | None = N
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
+def kept_relations(student: Tensor, teacher: Tensor, gallery: Tensor, scale: float = 100.0) -> Tensor:
+    """Mean KL of the student's retrieval distribution over a gallery [G, D] from the teacher's, both [B, D].
+
+    The distribution of a query is the softmax of its scaled cosines. Unlike InfoNCE it has no notion of a
+    right answer: a query that fits several items goes on fitting them (distillation of
+    relations, after arXiv 1904.05068, here over the teacher's gallery for both).
+    """
+    ours = (scale * student @ gallery.T).log_softmax(dim=1)
+    theirs = (scale * teacher @ gallery.T).log_softmax(dim=1)
+    return F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+
+
 def relative_to(
     query: Tensor, positive: Tensor, negatives: Tensor, *, scale: float, rows: Tensor, columns: Tensor
 ) -> Tensor:

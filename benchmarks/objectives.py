@@ -1,0 +1,137 @@
+"""Every training objective on the same data and budget; or, quickly, the shipped adapter on fresh scenes.
+
+    python benchmarks/objectives.py [--quick] [--json FILE] [--frontier FILE] [--steps N] [--seeds N]
+
+The full run trains every objective on results/validate_data with the budget of params.yaml, over the seeds
+and learning rates below, chooses the rate on `val` and reports `test`, judged by truth. Published objectives
+are trained as published: whole captions, nearest targets. `default` is what params.yaml ships. --frontier
+also writes harm against utility as each tower's update is scaled from nothing to all of it, objective by
+objective, for a page to plot. With --quick nothing is trained: results/finetune/adapter.safetensors is
+scored on scenes outside of every split. Both need results/ (`make run`, or `dvc pull`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from fresh_scenes import fresh_scenes, fresh_zeroshot
+from training_runs import Judge, Score, Splits, trained
+
+from safeclip.encoders.load import load_encoder
+from safeclip.encoders.lora import load_candidate
+from safeclip.errors import SafeclipError
+from safeclip.evaluation.scenes import judged_scenes
+from safeclip.evaluation.zeroshot import read_zeroshot
+from safeclip.records import TRUTH, read_dataset, read_table
+from safeclip.settings.finetune import Finetune
+from safeclip.settings.project import load_settings
+from safeclip.training.objectives import OBJECTIVES
+
+RESULTS = Path("results")
+FRESH_SCENES, FRESH_SEED = 1000, 20_261
+RATES = (1e-3, 2.5e-3)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+AS_PUBLISHED = {"target_sharpness": None, "fragments": {"share": 0.0}}
+COLUMNS = (
+    "harmful_t2i",
+    "harmful_i2t",
+    "safe_r1_drop",
+    "zeroshot_drop",
+    "over_redirection_rise",
+    "redirection",
+)
+
+
+def quick(data: Path) -> dict[str, Any]:
+    """The shipped adapter alone, on fresh scenes and fresh zero-shot pictures."""
+    judge = Judge(fresh_scenes(FRESH_SCENES, FRESH_SEED), fresh_zeroshot(FRESH_SEED))
+    base = judge.score(load_encoder(data / "base_encoder"))
+    found = judge.score(load_candidate(data / "base_encoder", RESULTS / "finetune" / "adapter.safetensors"))
+    return _keys("default", [found], base) | {"scenes": FRESH_SCENES, "scenes_seed": FRESH_SEED}
+
+
+def full(data: Path, recipe: Finetune, seeds: int, frontier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Train, choose on val, report on test; points of the frontier are appended to `frontier`."""
+    encoder = load_encoder(data / "base_encoder")
+    truth = read_table(RESULTS / "render_images" / "truth.parquet", TRUTH)
+    scenes = judged_scenes(read_dataset(RESULTS / "validate_data" / "dataset", "test"), truth)
+    judge = Judge(scenes, read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json"))
+    base, figures = judge.score(encoder), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        splits = Splits(encoder, RESULTS, Path(scratch))
+        for name, candidates in _recipes(recipe):
+            runs = [trained(splits, candidate, seed=0) for candidate in candidates]
+            best = min(range(len(runs)), key=lambda at: runs[at].shortfall)
+            chosen = [runs[best], *(trained(splits, candidates[best], seed=seed) for seed in range(1, seeds))]
+            figures |= _keys(name, [judge.score(run.encoder()) for run in chosen], base)
+            figures[f"{name}_learning_rate"] = candidates[best].learning_rate
+            for share in SHARES:
+                score = judge.score(chosen[0].encoder(share))
+                frontier.append({"objective": name, "share": share, **score.against(base)})
+    return figures
+
+
+def _recipes(shipped: Finetune) -> Iterator[tuple[str, list[Finetune]]]:
+    """Each objective with the recipes it may choose from, the budget being the shipped one's."""
+    yield "default", [shipped]
+    for name in sorted(set(OBJECTIVES) - {shipped.objective}):
+        own = shipped.model_dump() | AS_PUBLISHED | {"objective": name, "weights": {}}
+        yield name, [Finetune.model_validate(own | {"learning_rate": rate}) for rate in RATES]
+
+
+def _keys(name: str, scores: list[Score], base: Score) -> dict[str, Any]:
+    """Means over the seeds, `{name}_{column}`; raw values and the first seed's intervals beside them."""
+    raw = [score.against(base) for score in scores]
+    means = {f"{name}_{column}": statistics.mean(values[column] for values in raw) for column in COLUMNS}
+    before = {f"base_{column}": value for column, value in base.against(base).items()}
+    return means | before | {f"{name}_samples": raw, f"{name}_intervals": scores[0].intervals()}
+
+
+def _table(figures: dict[str, Any]) -> None:
+    names = [key.removesuffix("_samples") for key in figures if key.endswith("_samples")]
+    print(f"{'':<12}" + "".join(f"{column:>23}" for column in COLUMNS))
+    for name in names:
+        print(f"{name:<12}" + "".join(f"{figures[f'{name}_{column}']:>23.3f}" for column in COLUMNS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="score the shipped adapter on fresh scenes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    parser.add_argument("--frontier", type=Path, metavar="FILE", help="write harm against utility here")
+    parser.add_argument("--steps", type=int, help="of every training (default: those of params.yaml)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings an objective (default: 3)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = load_settings(Path("params.yaml"))
+    data = Path(settings.data.path)
+    points: list[dict[str, Any]] = []
+    try:
+        recipe = settings.finetune.model_copy(update={"steps": options.steps or settings.finetune.steps})
+        found = quick(data) if options.quick else full(data, recipe, options.seeds, points)
+    except SafeclipError as error:
+        sys.exit(f"error: {error}")
+    machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "threads": 1}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    figures = machine | versions | found
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.frontier and points:
+        options.frontier.write_text(json.dumps({"points": points}, indent=2) + "\n", encoding="utf-8")
+    _table(figures)
+
+
+if __name__ == "__main__":
+    main()
