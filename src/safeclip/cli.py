@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safeclip.commands import data, export, registry, review
+from safeclip.commands import data, export, index, registry, review
 from safeclip.commands.gate import gate
 from safeclip.commands.subcommands import Command, adder
 from safeclip.errors import PipelineError, SafeclipError
@@ -118,7 +118,7 @@ def serve(options: argparse.Namespace) -> int:
     """The packaged Bento over HTTP."""
     from safeclip.serving.run import serve as serve_bento
 
-    return serve_bento(options.bento, host=options.host, port=options.port)
+    return serve_bento(options.bento, host=options.host, port=options.port, gallery=options.gallery)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,6 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     bento.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     bento.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
+    bento.add_argument("--gallery", type=Path, help="an index for /search and /ui (`safeclip index build`)")
+    index.add_arguments(
+        add(index.index, "make a gallery index for the service", "safeclip index build photos/")
+    )
     data.register(commands)
     review.register(commands)
     registry.register(commands)

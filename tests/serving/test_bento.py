@@ -2,15 +2,8 @@
 
 import base64
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,63 +11,15 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from safeclip.client import Client
 from safeclip.picturebook.drawing import draw
 from safeclip.pipeline.closure import import_closure
 
 from .conftest import ROOT, run_package, write_verdict
 
 TEXTS = ["a woman walks a dog near the river", "two apples", "a man with a gun at the station"]
+PNG = base64.b64encode(draw("a dog", "photo", seed=1).png).decode()
 CAPTIONS = ("a dog near a house", "a gun on a table")
-HIDE_CHECKOUT = "import sys\nsys.path[:] = [p for p in sys.path if not p.endswith('/src') or 'bentos' in p]\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(480):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.25)
-    raise AssertionError(f"not ready within two minutes: {log.read_text()[-3000:]}")
-
-
-@pytest.fixture(scope="session")
-def service(packaged: Path, tmp_path_factory) -> Iterator[str]:
-    """The Bento in a new process: empty BENTOML_HOME, another folder, the checkout out of reach."""
-    home = tmp_path_factory.mktemp("bentoml-home")
-    away = tmp_path_factory.mktemp("away")
-    (away / "sitecustomize.py").write_text(HIDE_CHECKOUT)
-    env = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": str(away)}
-    gone = subprocess.run([sys.executable, "-c", "import safeclip"], env=env, cwd=away, capture_output=True)
-    assert gone.returncode != 0, "the checkout must be out of reach for this test to mean anything"
-    tar = packaged / "results" / "package" / "safeclip-embedder.tar"
-    code = f"import bentoml; print(bentoml.import_bento({str(tar)!r}).tag)"
-    tag = subprocess.check_output([sys.executable, "-c", code], env=env, cwd=away, text=True).split()[-1]
-    port = free_port()
-    log = away / "serve.log"
-    command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, env=env, cwd=away, stdout=sink, stderr=sink, start_new_session=True
-        )
-    try:
-        wait_ready(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -126,16 +71,90 @@ def test_info_names_the_version_and_the_limits(service: str, packaged: Path) -> 
         ("encode_image", {"images": ["http://127.0.0.1:1/cat.png"]}),
         ("encode_image", {"images": [base64.b64encode(b"no picture").decode()]}),
         ("encode_image", {"images": [3]}),
+        ("rank", {"query": {"text": "a dog"}, "items": []}),
+        ("rank", {"query": {"text": "a dog", "image": PNG}, "items": [{"text": "a cat"}]}),
+        ("search", {"query": {"text": "a dog"}, "k": 0}),
+        ("search", {"query": {"text": "a dog"}, "k": 10**30}),
+        ("score", {"items": [{"image": "http://127.0.0.1:1/cat.png"}]}),
     ],
 )
 def test_bad_requests_are_400_and_the_service_goes_on(service: str, route: str, body: dict) -> None:
-    assert httpx.post(f"{service}/{route}", json=body, timeout=30).status_code == 400
+    answer = httpx.post(f"{service}/{route}", json=body, timeout=30)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
     good = httpx.post(f"{service}/encode_text", json={"texts": ["a dog"]}, timeout=30)
     assert good.status_code == 200
 
 
-def test_no_page_of_the_service_loads_a_third_party_script(service: str) -> None:
-    assert not re.search(r"https?://", httpx.get(f"{service}/", timeout=30).text)
+def test_no_page_of_the_service_loads_anything_from_elsewhere(service: str) -> None:
+    for path in ("/", "/ui", "/ui/ui.css", "/ui/ui.js"):
+        page = httpx.get(f"{service}{path}", timeout=30, follow_redirects=True)
+        assert page.status_code == 200
+        assert not re.search(r"https?:|//[a-z]+\.", page.text), path
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def test_our_client_ranks_searches_and_scores(service: str, packaged: Path) -> None:
+    with Client(service) as client:
+        vectors = client.encode_text(TEXTS)
+        pictures = [draw(caption, "photo", seed=3).png for caption in CAPTIONS]
+        ranking = client.rank(TEXTS[0], [*TEXTS, *pictures])
+        assert ranking[0] == (0, pytest.approx(1, abs=1e-5))
+        assert sorted(index for index, _ in ranking) == [0, 1, 2, 3, 4]
+        assert dict(ranking)[2] == pytest.approx(float(vectors[0] @ vectors[2]), abs=1e-5)
+        scores = client.score([*TEXTS, *pictures])
+        assert len(scores) == 5
+        assert all(set(score.categories) == {"violence", "illegal"} for score in scores)
+        info = client.info()
+        assert set(info.scoring) == {"text", "image"}
+        assert info.gallery == {"items": 8, "unsafe": info.gallery["unsafe"]}
+
+
+def test_search_finds_the_indexed_picture_and_what_the_base_encoder_would_find(service: str) -> None:
+    query = draw("a cat near a tree", "photo", seed=1).png
+    with Client(service) as client:
+        found = client.search(query, k=3, with_base=True)
+        assert [hit.id for hit in (found.hits[0], found.base_hits[0])] == ["1.png", "1.png"]
+        assert len(found.hits) == len(found.base_hits) == 3
+        assert client.search("a dog near a tree", k=100).hits[0].id == "captions.txt:1"
+        assert len(client.search("a dog near a tree", k=100).hits) == 8
+    row = found.hits[0].row
+    assert httpx.get(f"{service}/gallery/{row}", timeout=30).headers["content-type"] == "image/webp"
+    assert httpx.get(f"{service}/gallery/99", timeout=30).status_code == 404
+
+
+def test_the_stock_bentoml_client_works(service: str) -> None:
+    import bentoml
+
+    with bentoml.SyncHTTPClient(service) as client:
+        answer = client.encode_text({"texts": TEXTS})
+        assert np.array(answer["embeddings"]).shape == (3, 128)
+        assert client.info()["limits"]["texts"] == 64
+
+
+def test_a_form_gives_the_same_as_json(service: str) -> None:
+    picture = base64.b64decode(PNG)
+    form = httpx.post(f"{service}/encode_image", files=[("images", ("a.png", picture))], timeout=30)
+    plain = httpx.post(f"{service}/encode_image", json={"images": [PNG]}, timeout=30)
+    assert form.json() == plain.json()
+
+
+def test_examples_of_the_openapi_document_are_answered(service: str) -> None:
+    document = httpx.get(f"{service}/openapi.json", timeout=30).json()
+    for path, operations in document["paths"].items():
+        if "post" in operations:
+            content = operations["post"]["requestBody"]["content"]["application/json"]
+            answer = httpx.post(f"{service}{path}", json=content.get("example", {}), timeout=30)
+            assert answer.status_code == 200, (path, answer.text)
+        else:
+            assert httpx.get(f"{service}{path}", timeout=30).status_code == 200, path
+
+
+def test_metrics_count_by_route_and_no_path_that_a_client_makes_up_appears(service: str) -> None:
+    httpx.get(f"{service}/made-up-path", timeout=30)
+    text = httpx.get(f"{service}/metrics", timeout=30).text
+    assert 'safeclip_requests_total{route="other",status="404"}' in text
+    assert "safeclip_batch_items_count" in text
+    assert "made-up" not in text
 
 
 def test_the_same_inputs_give_the_same_bytes(packaged: Path) -> None:
@@ -151,7 +170,7 @@ def test_the_bento_holds_the_service_and_nothing_of_the_training_code(packaged: 
         names = archive.getnames()
     sources = {name.split("src/safeclip/")[1] for name in names if "src/safeclip/" in name}
     assert "serving/service.py" in sources
-    assert {source.split("/")[0] for source in sources if "/" in source} == {"encoders", "serving"}
+    assert {source.split("/")[0] for source in sources if "/" in source} == {"encoders", "retrieval", "serving"}
     assert not any(name.endswith((".parquet", ".jsonl")) for name in names)
 
 

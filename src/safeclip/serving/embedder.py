@@ -1,28 +1,33 @@
-"""The packaged encoder behind the service: loads once, proves itself, embeds.
+"""The packaged model behind the service: loads once, proves itself, embeds with the served or base towers.
 
 A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
-`reference.json` (texts with the vectors the checkpoint gave when it was packaged) and `info.json`.
+`reference.json` (texts and a picture with the vectors the checkpoint gave when it was packaged),
+`scoring.json` (probes on the base towers) and `info.json`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from safeclip.encoders.embed import embed_images, embed_texts
-from safeclip.encoders.load import load_encoder
-from safeclip.errors import GuardError, ModelError
+from safeclip.encoders.embed import embed_texts
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.errors import DataError, GuardError, ModelError
 from safeclip.guard import load_guard
+from safeclip.serving.images import check_image, decode_base64
+from safeclip.serving.scoring import Scorer
 
 PARITY = 1e-5
 """Largest difference of any vector component between packaging and serving."""
 
 
 class Embedder:
-    """Embeds texts and image files with the packaged encoder.
+    """Checks texts and images, and embeds them: [N, D] float32, l2-normalised.
 
     Raises `ModelError` at once if the reference vectors are not reproduced to `PARITY`.
     """
@@ -30,26 +35,58 @@ class Embedder:
     def __init__(self, folder: Path, threads: int = 1) -> None:
         torch.set_num_threads(threads)
         self.guard = load_guard()
-        self.encoder = load_encoder(folder / "encoder")
-        self.info = json.loads((folder / "info.json").read_text())
-        self._check_parity(json.loads((folder / "reference.json").read_text()))
+        self.encoder = _load(folder / "encoder")
+        self.base = _load(folder / "base")
+        self.info: dict[str, Any] = _read(folder / "info.json")
+        self.scorer = Scorer(_read(folder / "scoring.json"))
+        self._check_parity(_read(folder / "reference.json"))
 
-    def texts(self, texts: list[str]) -> np.ndarray:
-        """[N, D] float32, l2-normalised; `GuardError` naming the item if one trips the content guard."""
-        for index, text in enumerate(texts):
-            if self.guard.trips(text):
-                raise GuardError(f"texts[{index}] is refused by the content policy; remove it")
-        return embed_texts(self.encoder, texts).numpy()
+    def check_text(self, text: str, name: str) -> None:
+        """`GuardError` naming the item if the text trips the content guard."""
+        if self.guard.trips(text):
+            raise GuardError(f"{name} is refused by the content policy; remove it")
 
-    def images(self, images: list[bytes]) -> np.ndarray:
-        """[N, D] float32, l2-normalised, from PNG, JPEG or WebP bytes."""
-        return embed_images(self.encoder, images).numpy()
+    def prepare_image(self, encoded: str, name: str) -> Tensor:
+        """Base64 of a file -> [3, H, W] as the towers take it; `DataError` naming the item."""
+        data = decode_base64(encoded, name)
+        check_image(data, name)
+        try:
+            return self.encoder.preprocess([data])[0]
+        except DataError:
+            raise DataError(f"{name} cannot be decoded; send the whole file") from None
 
-    def _check_parity(self, reference: dict) -> None:
-        now = self.texts(reference["texts"])
-        worst = float(np.abs(now - np.asarray(reference["embeddings"], dtype=np.float32)).max())
+    def texts(self, texts: list[str], base: bool = False) -> np.ndarray:
+        """Embeddings of checked texts."""
+        return embed_texts(self.base if base else self.encoder, texts).numpy()
+
+    @torch.inference_mode()
+    def images(self, pixels: list[Tensor], base: bool = False) -> np.ndarray:
+        """Embeddings of prepared images."""
+        model = (self.base if base else self.encoder).model
+        return model.encode_image(torch.stack(pixels), normalize=True).numpy()
+
+    def _check_parity(self, reference: dict[str, Any]) -> None:
+        pixels = [self.prepare_image(image, "reference image") for image in reference["images"]]
+        now = np.concatenate([self.texts(reference["texts"]), self.images(pixels)])
+        packaged = np.asarray(reference["embeddings"], dtype=np.float32)
+        worst = float(np.abs(now - packaged).max()) if now.shape == packaged.shape else float("inf")
         if not worst <= PARITY:
             raise ModelError(
                 f"reference vectors differ by {worst:.1e} (at most {PARITY:.0e}): weights or libraries are "
                 "not those that were packaged; rebuild the Bento"
             )
+
+
+def _load(folder: Path) -> Encoder:
+    encoder = load_encoder(folder)
+    for parameter in encoder.model.parameters():
+        parameter.requires_grad_(False)
+    return encoder
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ModelError(f"{path}: missing or not JSON; rebuild the Bento") from None
+    return value

@@ -6,18 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safeclip.errors import ModelError, PipelineError
 
 
-def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
-    """Import `bento` (.tar) into an empty home and run `bentoml serve`; returns its exit status."""
-    if not bento.is_file():
-        raise ModelError(f"{bento}: no such file; `safeclip run` makes it when the gate passes")
+def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000, gallery: Path | None = None) -> int:
+    """Import `bento` (.tar) into an empty home and run `bentoml serve`; returns its exit status.
+
+    `gallery` is an index made by `safeclip index build`.
+    """
+    _check_exists(bento)
     with tempfile.TemporaryDirectory(prefix="safeclip-serve-") as home:
         env = {**os.environ, "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "True"}
+        if gallery:
+            env["SAFECLIP_GALLERY"] = str(gallery.resolve())
         tag = _import(bento, env)
         command = [sys.executable, "-m", "bentoml", "serve", tag, "--host", host, "--port", str(port)]
         process = subprocess.Popen(command, env=env, cwd=home)
@@ -27,6 +34,31 @@ def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
         except KeyboardInterrupt:
             process.terminate()
             return process.wait()
+
+
+@contextmanager
+def unpacked_model(source: Path) -> Iterator[Path]:
+    """The model folder inside a Bento file, for as long as the block lasts; a folder is taken as it is."""
+    if source.is_dir():
+        yield source
+        return
+    _check_exists(source)
+    with tempfile.TemporaryDirectory(prefix="safeclip-model-") as scratch:
+        try:
+            with tarfile.open(source) as archive:
+                members = [member for member in archive if "/models/" in f"/{member.name}"]
+                archive.extractall(scratch, members, filter="data")
+        except (tarfile.TarError, OSError) as error:
+            raise ModelError(f"{source}: not a readable Bento ({error}); package it again") from None
+        found = sorted(Path(scratch).glob("models/*/*/info.json"))
+        if len(found) != 1:
+            raise ModelError(f"{source}: holds {len(found)} models, not one; package it again")
+        yield found[0].parent
+
+
+def _check_exists(bento: Path) -> None:
+    if not bento.is_file():
+        raise ModelError(f"{bento}: no such file; `safeclip run` makes it when the gate passes")
 
 
 def _import(bento: Path, env: dict[str, str]) -> str:

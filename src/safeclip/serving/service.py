@@ -5,71 +5,137 @@ The supervisor process imports this module too, so torch and open_clip are impor
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import bentoml
-from bentoml.exceptions import InvalidArgument
+import numpy as np
+from bentoml.exceptions import BentoMLException, InvalidArgument
 
 from safeclip.errors import DataError, GuardError
-from safeclip.serving.images import MAX_PIXELS, decode_image
-from safeclip.serving.middleware import MAX_BODY_BYTES, BodyLimit
+from safeclip.serving.batcher import Overloaded
+from safeclip.serving.limits import LIMITS, THREADS, TIMEOUT, WORKERS, model_folder
+from safeclip.serving.middleware import RequestLimits, TokenGate
+from safeclip.serving.multipart import Multipart
+from safeclip.serving.observed import Observed, log_to_stdout
+from safeclip.serving.openapi import ROUTES
+from safeclip.serving.pages import pages
 from safeclip.serving.schemas import (
-    MAX_IMAGES,
-    MAX_TEXT_CHARS,
-    MAX_TEXTS,
     Embeddings,
     EncodeImageRequest,
     EncodeTextRequest,
+    Found,
     Info,
+    Ranked,
+    Ranking,
+    RankRequest,
+    ScoreRequest,
+    Scores,
+    SearchRequest,
 )
 
-LIMITS = {
-    "texts": MAX_TEXTS,
-    "text_chars": MAX_TEXT_CHARS,
-    "images": MAX_IMAGES,
-    "image_pixels": MAX_PIXELS,
-    "body_bytes": MAX_BODY_BYTES,
-}
+if TYPE_CHECKING:
+    from safeclip.serving.engine import Engine
 
 
-@bentoml.service(name="safeclip-embedder", workers=1, traffic={"timeout": 30, "max_concurrency": 64})
+class _TooManyRequests(BentoMLException):
+    error_code = 429  # type: ignore[assignment]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Faults of the request as 400, a full queue as 429."""
+    try:
+        yield
+    except (DataError, GuardError) as error:
+        raise InvalidArgument(str(error)) from None
+    except Overloaded as error:
+        raise _TooManyRequests(str(error)) from None
+
+
+@bentoml.service(
+    name="safeclip-embedder",
+    workers=WORKERS,
+    traffic={"timeout": TIMEOUT},
+    metrics={"enabled": False},  # labels by path grow without bound; ours are by route
+    logging={"access": {"enabled": False}},
+)
 class SafeclipEmbedder:
     """Safe image and text embeddings: l2-normalised, comparable by dot product."""
 
-    def __init__(self) -> None:
-        from safeclip.serving.embedder import Embedder
+    engine: Engine
 
-        self.embedder = Embedder(Path(bentoml.models.get("weights").path))
-        self.pool = ThreadPoolExecutor(max_workers=1)  # one torch job at a time; the event loop stays free
+    def __init__(self) -> None:
+        from safeclip.serving.engine import Engine
+
+        log_to_stdout()
+        gallery = os.environ.get("SAFECLIP_GALLERY")
+        self.engine = Engine(model_folder(), Path(gallery) if gallery else None, THREADS)
+        self.version: str = self.engine.embedder.info["version"]
+        pages.state.engine = self.engine
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Finish what was accepted."""
+        self.engine.close()
 
     @bentoml.api
     async def encode_text(self, request: EncodeTextRequest, /) -> Embeddings:
         """Embed texts."""
-        return await self._embed(self.embedder.texts, request.texts)
+        with _told():
+            vectors = await self.engine.encode_texts(request.texts)
+        return Embeddings(embeddings=[vector.tolist() for vector in vectors], version=self.version)
 
     @bentoml.api
     async def encode_image(self, request: EncodeImageRequest, /) -> Embeddings:
         """Embed images."""
-        try:
-            images = [decode_image(text, index) for index, text in enumerate(request.images)]
-        except DataError as error:
-            raise InvalidArgument(str(error)) from None
-        return await self._embed(self.embedder.images, images)
+        with _told():
+            vectors = await self.engine.encode_images(request.images)
+        return Embeddings(embeddings=[vector.tolist() for vector in vectors], version=self.version)
+
+    @bentoml.api
+    async def rank(self, request: RankRequest, /) -> Ranking:
+        """Put texts or images in order by a query."""
+        with _told():
+            query, _ = await self.engine.encode_items([request.query], "query", with_base=False)
+            items, _ = await self.engine.encode_items(request.items, "items", with_base=False)
+        scores = items @ query[0]
+        order = np.argsort(-scores, kind="stable")
+        ranking = [Ranked(index=int(row), score=float(scores[row])) for row in order]
+        return Ranking(ranking=ranking, version=self.version)
+
+    @bentoml.api
+    async def search(self, request: SearchRequest, /) -> Found:
+        """Find the nearest items of the mounted gallery."""
+        with _told():
+            scores, served, base = await self.engine.score([request.query], "query")
+            hits = await self.engine.nearest(served[0], request.k, base=False)
+            base_hits = None
+            if request.with_base:
+                base_hits = await self.engine.nearest(base[0], request.k, base=True)
+        return Found(hits=hits, base_hits=base_hits, query=scores[0], version=self.version)
+
+    @bentoml.api
+    async def score(self, request: ScoreRequest, /) -> Scores:
+        """Judge how unsafe inputs are, by the base towers."""
+        with _told():
+            scores, _, _ = await self.engine.score(request.items, "items")
+        return Scores(scores=scores, version=self.version)
 
     @bentoml.api
     async def info(self) -> Info:
-        """Version, lineage and limits."""
-        return Info(limits=LIMITS, **self.embedder.info)
-
-    async def _embed(self, embed: Any, items: list[Any]) -> Embeddings:
-        try:
-            vectors = await asyncio.get_running_loop().run_in_executor(self.pool, embed, items)
-        except (DataError, GuardError) as error:
-            raise InvalidArgument(str(error)) from None
-        return Embeddings(embeddings=vectors.tolist(), version=self.embedder.info["version"])
+        """Version, lineage, metrics and limits."""
+        embedder, index = self.engine.embedder, self.engine.index
+        gallery = index.described if index else None
+        return Info(limits=LIMITS, gallery=gallery, scoring=embedder.scorer.described, **embedder.info)
 
 
-SafeclipEmbedder.add_asgi_middleware(BodyLimit)  # type: ignore[attr-defined]  # the decorator made a Service
+# outermost first
+SafeclipEmbedder.add_asgi_middleware(Observed, routes=ROUTES)  # type: ignore[attr-defined]
+SafeclipEmbedder.add_asgi_middleware(TokenGate)  # type: ignore[attr-defined]
+SafeclipEmbedder.add_asgi_middleware(RequestLimits)  # type: ignore[attr-defined]
+SafeclipEmbedder.add_asgi_middleware(Multipart)  # type: ignore[attr-defined]
+SafeclipEmbedder.mount_asgi_app(pages)  # type: ignore[attr-defined]  # the decorator made a Service

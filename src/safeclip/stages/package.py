@@ -8,16 +8,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import torch
+
+from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.errors import GateError
 from safeclip.production import sha256
+from safeclip.records import read_dataset
 from safeclip.registry.bento import build_bento
 from safeclip.registry.card import model_card
-from safeclip.registry.model import write_model
+from safeclip.registry.model import ModelFacts, write_model
+from safeclip.registry.scoring import Labelled, fit_probe
 from safeclip.settings.package import Package
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.training.objectives import Quadruplets
+from safeclip.training.teacher import embed_quadruplets, read_teacher
 
+TEACHER = RESULTS / "embed_teacher"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 VERDICT = RESULTS / "gate" / "verdict.json"
 
@@ -35,7 +45,9 @@ def package(settings: Settings) -> None:
     with output("package") as out, tempfile.TemporaryDirectory() as scratch:
         os.environ["BENTOML_HOME"] = scratch  # before BentoML is imported
         model = Path(scratch) / "model"
-        version = write_model(model, load_candidate(base, ADAPTER), base, lineage)
+        candidate = load_candidate(base, ADAPTER)
+        facts = ModelFacts(scoring=_scoring(settings, candidate), metrics=_metrics(verdict))
+        version = write_model(model, candidate, base, lineage, facts)
         (model / "model_card.md").write_text(card, encoding="utf-8")
         target = out / f"{settings.package.name}.tar"
         build_bento(Path.cwd(), model, card, settings.package.name, version, target)
@@ -43,6 +55,43 @@ def package(settings: Settings) -> None:
         record = {"name": settings.package.name, "version": version, "bento": sha256(target), **lineage}
         write_json(out / "package.json", record)
         print(f"{settings.package.name}:{version}, {target.stat().st_size / 1e6:.1f} MB")
+
+
+def _scoring(settings: Settings, candidate: Encoder) -> dict[str, Any]:
+    """Probes of both modalities from the teacher's embeddings: safe captions and pictures count as safe,
+    generated ones as they were labelled."""
+    teacher_digest = load_encoder(f"{settings.data.path}/base_encoder").digest
+    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in ("train", "val")}
+    embedded = {
+        split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
+        for split, table in tables.items()
+    }
+    moved = embed_quadruplets(candidate, tables["val"], batch_size=256)
+    categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
+    scoring = {}
+    for modality in ("text", "image"):
+        train, val = (_labelled(tables[split], embedded[split], modality) for split in ("train", "val"))
+        shifts = 1 - (val.embeddings * _both(moved, modality)).sum(axis=1)
+        scoring[modality] = fit_probe(train, val, shifts, categories, settings.seed)
+    return scoring
+
+
+def _labelled(table: pa.Table, embedded: Quadruplets, modality: str) -> Labelled:
+    unsafe = [label == "unsafe" for label in table[f"{modality}_label"].to_pylist()]
+    named = table["categories"].to_pylist()
+    categories = [row if is_unsafe else [] for row, is_unsafe in zip(named, unsafe, strict=True)]
+    none: list[list[str]] = [[] for _ in unsafe]
+    return Labelled(_both(embedded, modality), np.array([False] * len(unsafe) + unsafe), [*none, *categories])
+
+
+def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
+    """Safe inputs, then generated ones, [2N, D]."""
+    return torch.cat([getattr(embedded, f"{modality}_{kind}") for kind in ("safe", "generated")]).numpy()
+
+
+def _metrics(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    names = ("id", "metric", "against", "n", "estimate", "low", "high", "bound")
+    return [{name: rule[name] for name in names} for rule in verdict["rules"]]
 
 
 def passed_verdict(path: Path) -> dict[str, Any]:
