@@ -12,7 +12,7 @@ import pytest
 
 from tests.toy import make_toy, run
 
-COMMANDS = ("run", "stage", "status", "report", "export", "serve")
+COMMANDS = ("run", "stage", "status", "report", "export", "evaluate", "gate", "review", "registry", "serve")
 
 
 def safeclip(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safeclip.commands import data, export, index, registry, review
+from safeclip.commands import data, evaluate, export, index, registry, review
 from safeclip.commands.gate import gate
 from safeclip.commands.subcommands import Command, adder
 from safeclip.errors import PipelineError, SafeclipError
@@ -160,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         add(index.index, "make a gallery index for the service", "safeclip index build photos/")
     )
     data.register(commands)
+    evaluate.register(commands)
     review.register(commands)
     registry.register(commands)
     return parser

@@ -1,0 +1,94 @@
+"""`safeclip evaluate`: score any CLIP on our scenes or on safe/unsafe pairs of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safeclip.commands.subcommands import adder
+from safeclip.errors import DataError
+
+if TYPE_CHECKING:
+    from safeclip.encoders.load import Encoder
+    from safeclip.evaluation.scenes import Scenes
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Retrieval, redirection and zero-shot of one or more encoders, with intervals, in one table."""
+    import json
+
+    from safeclip.evaluation.compare import as_json, score, table_lines
+    from safeclip.evaluation.zeroshot import read_zeroshot
+    from safeclip.intervals import Resampling
+
+    scenes = _scenes(options)
+    task = read_zeroshot(options.zeroshot, options.prompts) if options.zeroshot.is_file() else None
+    how = Resampling(options.seed)
+    scores = {}
+    for name in options.model:
+        print(f"evaluate: {name}, {len(scenes)} scenes", flush=True)
+        scores[name] = score(_encoder(name), scenes, task, how)
+    print("\n".join(table_lines(scores, options.all)))
+    if options.json:
+        partial = options.json.with_name(f".{options.json.name}.partial")
+        partial.write_text(json.dumps(as_json(scores), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.replace(options.json)
+    return 0
+
+
+def _encoder(spec: str) -> Encoder:
+    """An open_clip folder or name, a transformers CLIP folder, or BASE+ADAPTER."""
+    from safeclip.encoders.export_folder import write_open_clip
+    from safeclip.encoders.load import CONFIG, load_encoder
+    from safeclip.encoders.lora import load_candidate
+
+    base, plus, adapter = spec.partition("+")
+    if plus:
+        return load_candidate(base, Path(adapter))
+    folder = Path(spec)
+    if (folder / "config.json").is_file() and not (folder / CONFIG).is_file():
+        with tempfile.TemporaryDirectory() as scratch:
+            write_open_clip(folder, Path(scratch) / "open_clip")
+            return load_encoder(Path(scratch) / "open_clip")
+    return load_encoder(spec)
+
+
+def _scenes(options: argparse.Namespace) -> Scenes:
+    from safeclip.evaluation.pairs import read_pairs
+    from safeclip.evaluation.scenes import judged_scenes
+    from safeclip.records import TRUTH, read_dataset, read_table
+
+    if options.data is not None and options.data.suffix in (".json", ".jsonl"):
+        return read_pairs(options.data)
+    results = Path("results") if options.data is None else options.data
+    dataset, truth = results / "validate_data/dataset", results / "render_images/truth.parquet"
+    if not truth.is_file():
+        raise DataError(f"{truth}: no such file; run the chain first, or give a JSON of pairs with --data")
+    return judged_scenes(read_dataset(dataset, options.split), read_table(truth, TRUTH))
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `evaluate`."""
+    example = (
+        "safeclip evaluate --model data/base_encoder data/base_encoder+results/finetune/adapter.safetensors"
+    )
+    parser = adder(commands)(evaluate, "score any CLIP: retrieval, redirection, zero-shot", example)
+    parser.add_argument(
+        "--model", nargs="+", required=True, metavar="MODEL",
+        help="open_clip folder or name (ViT-L-14/openai), transformers CLIP folder, or BASE+ADAPTER",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", type=Path, help="JSON of safe/unsafe pairs, or a results folder (default: results)"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="default: %(default)s"
+    )
+    parser.add_argument("--zeroshot", type=Path, default=Path("data/zeroshot.parquet"), help="%(default)s")
+    parser.add_argument(
+        "--prompts", type=Path, default=Path("data/zeroshot_prompts.json"), help="%(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=2311, help="of the intervals (default: %(default)s)")
+    parser.add_argument("--all", action="store_true", help="every metric, not the headlines alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
