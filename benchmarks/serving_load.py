@@ -111,6 +111,8 @@ async def _exchange(
     head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
     writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
     answer = await reader.readuntil(b"\r\n\r\n")
+    if b"content-length:" not in answer.lower():
+        raise ValueError(f"no length in {answer!r}")
     length = answer.lower().split(b"content-length:")[1].split(b"\r\n")[0]
     await reader.readexactly(int(length))
     return int(answer.split(b" ", 2)[1])

@@ -39,7 +39,12 @@ async def fail(request: Request) -> JSONResponse:
     return JSONResponse([{"error": "the reason"}], 400)
 
 
+async def crash(request: Request) -> JSONResponse:
+    raise RuntimeError("holds the secret that was sent")
+
+
 ROUTES = [
+    Route("/crash", crash),
     Route("/length", echo_length, methods=["POST"]),
     Route("/slow", slow_length, methods=["POST"]),
     Route("/json", echo_json, methods=["POST"]),
@@ -204,6 +209,14 @@ def test_the_log_holds_routes_and_never_content(caplog) -> None:
     lines = [json.loads(record.message) for record in caplog.records]
     assert sorted((line["route"], line["status"]) for line in lines) == [("/length", 200), ("other", 404)]
     assert "secret" not in caplog.text
+
+
+def test_a_fault_of_ours_is_a_500_that_quotes_nothing(caplog) -> None:
+    with caplog.at_level("INFO", "safeclip.access"):
+        answer = send(Observed(PLAIN, []), ("GET", "/crash", {}))[0]
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "RuntimeError" in caplog.text
+    assert "secret" not in answer.text + caplog.text
 
 
 def test_every_error_has_one_shape() -> None:

@@ -20,10 +20,10 @@ from safeclip.retrieval.index import Index, open_index
 from safeclip.retrieval.topk import topk
 from safeclip.serving.batcher import Backlog, MicroBatcher
 from safeclip.serving.embedder import Embedder
+from safeclip.serving.limits import BACKLOG_SECONDS
 from safeclip.serving.observed import BACKLOG, BATCHES, UNSAFE
 from safeclip.serving.schemas import MAX_HITS, Hit, ImageItem, Score, TextItem
 
-MAX_BACKLOG_SECONDS = 10.0
 INLINE_CHARS = 2000
 """Texts of together more characters are checked on a thread: the worst ones take 10 ms each."""
 
@@ -38,7 +38,7 @@ class Engine:
             self.index = open_index(gallery, self.embedder.encoder.digest, self.embedder.base.digest)
         self._model = ThreadPoolExecutor(1, "model")
         self._decoder = ThreadPoolExecutor(1, "decoder")
-        self.backlog = Backlog(MAX_BACKLOG_SECONDS)
+        self.backlog = Backlog(BACKLOG_SECONDS)
         self._decode: MicroBatcher[tuple[str, str]] = MicroBatcher(
             self._prepare, self._decoder, self.backlog, max_batch=4
         )

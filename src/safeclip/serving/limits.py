@@ -39,6 +39,7 @@ def _count(name: str, default: int) -> int:
 
 WORKERS = _count("SAFECLIP_WORKERS", 1)  # processes, each with its own copy of the model
 THREADS = _count("SAFECLIP_THREADS", 1)  # torch threads a worker
+BACKLOG_SECONDS = _count("SAFECLIP_BACKLOG", 20)  # estimated work that may wait; less than the time limit
 TIMEOUT = _count("SAFECLIP_TIMEOUT", 30)  # seconds until a request is answered with 504
 
 

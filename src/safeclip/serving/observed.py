@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Collection
 from typing import Any
 
@@ -77,6 +78,13 @@ class Observed:
         start = time.perf_counter()
         try:
             await self.app(scope, receive, answer.send)
+        except Exception as error:  # the message may hold what was sent: type and place are enough
+            frames = traceback.extract_tb(error.__traceback__)[-3:]
+            places = [f"{frame.filename}:{frame.lineno}" for frame in reversed(frames)]
+            access.error(json.dumps({"fault": type(error).__name__, "at": places}))
+            if not answer.status:
+                answer.status = 500
+                await refuse(send, 500, "a fault of the service; its log says where")
         finally:
             self._record(scope, answer, time.perf_counter() - start)
 

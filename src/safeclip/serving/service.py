@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class _TooManyRequests(BentoMLException):
-    error_code = 429  # type: ignore[assignment]
+    error_code = HTTPStatus.TOO_MANY_REQUESTS
 
 
 @contextmanager
