@@ -40,6 +40,8 @@ def _read(path: Path) -> dict[str, Any]:
         raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; run from the project's root") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
     except (YAMLError, UnicodeDecodeError) as error:
         first = str(error).splitlines()[0]
         raise SettingsError(f"{path}: not valid YAML ({first}); mend the file") from None

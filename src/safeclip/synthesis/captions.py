@@ -33,7 +33,7 @@ class SafeCaption(BaseModel):
 def load_captions(path: Path) -> list[SafeCaption]:
     """Read captions.jsonl; a `DataError` names the first line at fault, never its text."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line ends
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: cannot be read as UTF-8 text; pull the data folder") from None
     captions = list(_parse(path, lines))
