@@ -42,7 +42,7 @@ class Finetune(Section):
         20.0  # of the mean over safe pairs that unsafe items go to; null: the nearest
     )
     fragments: Fragments = Fragments()
-    steps: Positive = 400
+    steps: Positive = 500
     batch_size: Positive = 64
     learning_rate: Rate = 2.5e-3  # after the warm-up a cosine to zero
     warmup_steps: Count = 10
