@@ -31,7 +31,7 @@ from safeclip.encoders.export import to_text_encoder
 from safeclip.encoders.load import load_encoder
 from safeclip.errors import ModelError, SafeclipError
 from safeclip.picturebook.grammar import single_scene
-from safeclip.settings.render_images import Diffusers
+from safeclip.settings.diffusers import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine
 from safeclip.synthesis.images import Rendered, RenderRequest
 from safeclip.synthesis.labels.glyph_classifier import GlyphClassifier, load_classifier

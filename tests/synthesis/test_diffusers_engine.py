@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from safeclip.errors import ModelError
-from safeclip.settings.render_images import Diffusers
+from safeclip.settings.diffusers import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine, pictures_digest
 from safeclip.synthesis.diffusers_model import load_pipeline
 from safeclip.synthesis.images import Rendered, RenderRequest

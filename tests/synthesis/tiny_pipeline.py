@@ -11,8 +11,11 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 BASE = Path("data/base_encoder").resolve()
 
 
-def save_tiny_pipeline(folder: Path) -> Path:
-    """Pictures of 16 px and more; captions of at most 40 tokens, read with the base encoder's tokenizer."""
+def save_tiny_pipeline(folder: Path, text_encoder: CLIPTextModel | None = None) -> Path:
+    """Pictures of 16 px and more; captions of at most 40 tokens, read with the base encoder's tokenizer.
+
+    `text_encoder`: random and small if None.
+    """
     torch.manual_seed(5)
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     text = CLIPTextConfig(
@@ -20,8 +23,10 @@ def save_tiny_pipeline(folder: Path) -> Path:
         num_attention_heads=2, max_position_embeddings=40,
         bos_token_id=3998, eos_token_id=3999, pad_token_id=0,
     )  # fmt: skip
+    text_encoder = text_encoder or CLIPTextModel(text)
     unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(16, 16), layers_per_block=1, cross_attention_dim=16,
+        sample_size=8, block_out_channels=(16, 16), layers_per_block=1,
+        cross_attention_dim=text_encoder.config.hidden_size,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=4, attention_head_dim=2,
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
@@ -30,7 +35,7 @@ def save_tiny_pipeline(folder: Path) -> Path:
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder

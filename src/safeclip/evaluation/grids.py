@@ -42,7 +42,7 @@ def write_grids(
             rows = _chosen(scenes, way, kind, queries)
             if len(rows):
                 path = folder / f"{kind}_{way}.png"
-                _draw(path, _lines(scenes, models, way, kind, rows))
+                draw_lines(path, _lines(scenes, models, way, kind, rows))
                 written.append(path)
     return written
 
@@ -102,7 +102,8 @@ def _images(scenes: Scenes) -> list[Cell]:
     ]
 
 
-def _draw(path: Path, lines: list[tuple[str, list[Cell]]]) -> None:
+def draw_lines(path: Path, lines: list[tuple[str, list[Cell]]]) -> None:
+    """One line of cells a name, as a palette PNG; unsafe pictures keep too few colours to be recognised."""
     columns = max(len(cells) for _, cells in lines)
     size = (MARGIN + columns * (CELL + GAP) + 2 * GAP, GAP + len(lines) * (CELL + GAP))
     page = Image.new("RGB", size, "white")

@@ -8,6 +8,7 @@ from safeclip.settings.embed_teacher import EmbedTeacher
 from safeclip.settings.evaluate import Evaluate
 from safeclip.settings.finetune import Finetune
 from safeclip.settings.gate import Gate
+from safeclip.settings.generate import Generate
 from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.package import Package
 from safeclip.settings.registry import Registry
@@ -34,6 +35,7 @@ class Settings(Section):
     embed_teacher: EmbedTeacher = EmbedTeacher()
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
+    generate: Generate = Generate()
     gate: Gate = Gate()
     report: Report = Report()
     package: Package = Package()

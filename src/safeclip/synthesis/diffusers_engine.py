@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from safeclip.errors import ModelError
-from safeclip.settings.render_images import Diffusers
+from safeclip.settings.diffusers import Diffusers
 from safeclip.synthesis.diffusers_model import load_pipeline, longest_caption, tokenizers
 from safeclip.synthesis.images import Rendered, RenderRequest
 from safeclip.synthesis.kept_pictures import KeptPictures

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from safeclip.errors import ModelError
-from safeclip.settings.render_images import Diffusers
+from safeclip.settings.diffusers import Diffusers
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
