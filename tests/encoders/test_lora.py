@@ -144,8 +144,10 @@ def test_a_second_adapter_a_missing_and_a_broken_file_are_refused(encoder, tmp_p
 def test_a_model_without_a_vit_is_refused():
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    model = CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
     with pytest.raises(ModelError, match="not a ViT with a text transformer"):
-        add_lora(CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text), rank=4, alpha=4)
+        add_lora(model, rank=4, alpha=4)
+    assert not adapter_parameters(model)  # refused before anything was changed
 
 
 def tiny_load(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import torch
 
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
 from safeclip.errors import TrainingError
-from safeclip.settings.finetune import Interpolate
+from safeclip.settings.finetune import EarlyStop, Interpolate
 from safeclip.training.checkpoint import load_checkpoint
-from safeclip.training.loop import batch_rows, finetune, learning_rate, shortfall
+from safeclip.training.loop import BAD_BATCH, batch_rows, finetune, learning_rate
+from safeclip.training.scores import shortfall
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny
 
@@ -84,7 +86,7 @@ def test_a_run_killed_mid_way_ends_with_the_same_bytes(encoder, tmp_path):
 
 
 def _wait_for(path: Path, child: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert child.poll() is None, "the run ended before it wrote a checkpoint"
         assert time.monotonic() < deadline
@@ -97,8 +99,11 @@ def test_a_loss_that_is_not_a_number_stops_and_names_the_rows(encoder, splits, t
     pixels[1, 3] = float("nan")
     broken = dataclasses.replace(train, pixels=pixels)
     recipe = RECIPE.model_copy(update={"batch_size": 24})
-    with pytest.raises(TrainingError, match=r"step 1: .*nan.*train-0003"):
+    with pytest.raises(TrainingError, match=r"step 1: .*nan.* comes out of train-0003; mend"):
         finetune(encoder, broken, val, recipe, seed=0, folder=tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / BAD_BATCH).read_text())
+    assert saved["step"] == 1
+    assert sorted(saved["rows"]) == sorted(train.ids)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"\0" + data[1:]])
@@ -178,3 +183,22 @@ def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_pa
     factors = adapter_parameters(outcome.model)
     kept = {name: bool(value.any()) for name, value in factors.items() if name.endswith("lora_b")}
     assert {name.startswith("visual.") for name, moved in kept.items() if moved} == {tower == "text"}
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(encoder, splits, tmp_path):
+    stop = EarlyStop(score="utility", patience=2)
+    recipe = RECIPE.model_copy(
+        update={"steps": 60, "validate_every": 2, "early_stop": stop, "learning_rate": 1e-9}
+    )
+    outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    assert len(outcome.history) == outcome.best_step + 4 == 6  # the first is never bettered
+    again = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    assert again.history == outcome.history
+
+
+def test_the_last_step_is_kept_beside_the_best(encoder, splits, tmp_path):
+    outcome = finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
+    saved = load_checkpoint(tmp_path / "run")
+    assert outcome.last.keys() == saved.factors.keys()
+    last_a = {name: value for name, value in outcome.last.items() if name.endswith("lora_a")}
+    assert all(torch.equal(value, saved.factors[name]) for name, value in last_a.items())

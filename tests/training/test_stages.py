@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from safeclip.encoders.lora import load_candidate
 from safeclip.errors import DataError, ModelError
@@ -19,7 +23,7 @@ from tests.training.tiny import tiny_table, write_tiny_encoder
 
 SETTINGS = Settings(finetune=Finetune(lora=Lora(rank=4), steps=6, batch_size=8, validate_every=3))
 DATASET = Path("results/validate_data/dataset")
-RESULTS = ("adapter.safetensors", "history.csv", "metrics.json")
+RESULTS = ("adapter.safetensors", "last.safetensors", "history.csv", "validation.csv", "metrics.json")
 
 
 @pytest.fixture
@@ -49,6 +53,8 @@ def test_history_has_every_step_and_metrics_compare_with_the_base(project):
     assert [row["step"] for row in history] == ["1", "2", "3", "4", "5", "6"]
     assert history[5]["val_harmful_t2i"] != ""
     assert history[4]["val_harmful_t2i"] == ""
+    with Path("results/finetune/validation.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["0", "3", "6"]
     metrics = json.loads(Path("results/finetune/metrics.json").read_text())
     assert metrics["rows"] == {"train": 20, "val": 10}
     assert metrics["val"]["base"].keys() == metrics["val"]["candidate"].keys()
@@ -63,3 +69,21 @@ def test_embeddings_of_an_earlier_dataset_or_encoder_are_refused(project):
     write_tiny_encoder(Path("data/base_encoder"), seed=1)
     with pytest.raises(ModelError, match="another encoder"):
         finetune(SETTINGS)
+
+
+@pytest.mark.servers
+def test_two_processes_started_by_the_stage_train_nearly_the_same_adapter(project):
+    """The real command: it becomes torchrun, one rank writes."""
+    embed_teacher(SETTINGS)
+    factors = []
+    for processes in (1, 2):
+        recipe = {"lora": {"rank": 4}, "steps": 6, "batch_size": 8, "validate_every": 3}
+        params = {"finetune": {**recipe, "precision": "float32", "processes": processes}}
+        Path("params.yaml").write_text(json.dumps(params))
+        command = [sys.executable, "-m", "safeclip.stages.finetune"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("step 6/6: ") == 1
+        factors.append(load_file("results/finetune/last.safetensors"))
+    assert factors[0].keys() == factors[1].keys()
+    assert all(torch.allclose(value, factors[1][name], atol=1e-4) for name, value in factors[0].items())

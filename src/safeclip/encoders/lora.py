@@ -42,16 +42,18 @@ def add_lora(model: CLIP, rank: int, alpha: float, *, query: bool = True, seed: 
     """
     if any(isinstance(module, LoraLayer) for module in model.modules()):
         raise ModelError("the model already carries an adapter; load the base afresh before adding another")
-    model.requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    adapted = [
-        _adapt_block(name, block, rank, alpha / rank, generator, query) for name, block in _blocks(model)
-    ]
-    towers = {name.startswith("visual.") for name in adapted}
-    if towers != {True, False} or not _adapt_patches(model, rank, alpha / rank, generator):
+    blocks, patches = _blocks(model), getattr(model.visual, "conv1", None)
+    towers = {name.startswith("visual.") for name, _ in blocks}
+    if towers != {True, False} or not isinstance(patches, nn.Conv2d) or patches.bias is not None:
         raise ModelError(
             f"{type(model).__name__} is not a ViT with a text transformer of open_clip; choose such a model"
         )
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, block in blocks:
+        _adapt_block(name, block, rank, alpha / rank, generator, query)
+    model.visual.conv1 = LoraPatchEmbedding(patches, rank, alpha / rank, generator)
+    model.to(model.logit_scale.device)  # the factors are drawn on the CPU, the same on every device
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
@@ -68,22 +70,13 @@ def _blocks(model: nn.Module) -> list[tuple[str, ResidualAttentionBlock]]:
 
 def _adapt_block(
     name: str, block: ResidualAttentionBlock, rank: int, scale: float, generator: torch.Generator, query: bool
-) -> str:
+) -> None:
     attention = block.attn
     if attention.in_proj_weight is None or not attention.batch_first:
         raise ModelError(f"{name}.attn has no packed, batch-first projection; choose another model")
     block.attn = LoraAttention(attention, rank, scale, generator, query)
     block.mlp.c_fc = LoraLinear(block.mlp.c_fc, rank, scale, generator)
     block.mlp.c_proj = LoraLinear(block.mlp.c_proj, rank, scale, generator)
-    return name
-
-
-def _adapt_patches(model: CLIP, rank: int, scale: float, generator: torch.Generator) -> bool:
-    convolution = getattr(model.visual, "conv1", None)
-    if not isinstance(convolution, nn.Conv2d) or convolution.bias is not None:
-        return False
-    model.visual.conv1 = LoraPatchEmbedding(convolution, rank, scale, generator)
-    return True
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -5,7 +5,8 @@ the activations: B A is never formed, and no gradient of the shape of W is ever 
 a new layer gives its base layer's outputs.
 
 Each layer keeps its base layer's parameter names (`weight`, `in_proj_weight`, ...) and adds `lora_a` and
-`lora_b`: the model's state dict is the base's plus the adapter's keys.
+`lora_b`: the model's state dict is the base's plus the adapter's keys. Under autocast the frozen weights are
+cast once, not at every step.
 
 Shapes: B batch, L tokens, D width, r rank, P adapted projections out of q, k, v.
 """
@@ -13,14 +14,39 @@ Shapes: B batch, L tokens, D width, r rank, P adapted projections out of q, k, v
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
+class LowRankLinear(torch.autograd.Function):
+    """y = x W^T + c + (x A^T) B^T for x [N, I], frozen W [O, I] and c [O] (or None), A [r, I], B [O, r].
+
+    Both products are summed by the matrix product itself, forward and backward: the two passes over y and
+    over dx that adding two results takes are most of what an adapter costs on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+        low = x @ a.T
+        ctx.save_for_backward(x, weight, a, b, low)
+        return F.linear(x, weight, bias).addmm_(low, b.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor]:
+        (dy,) = gradients
+        x, weight, a, b, low = ctx.saved_tensors
+        d_low = dy @ b
+        dx = (dy @ weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
+        return dx, None, None, d_low.T @ x, (low.T @ dy).T
+
+
 class LoraLayer(nn.Module):
-    """What the three layers share: the two factors, their scale, and the dense update they stand for."""
+    """What the three layers share: the factors, their scale, the product, the dense update they stand for."""
 
     lora_a: nn.Parameter
     lora_b: nn.Parameter
@@ -32,10 +58,37 @@ class LoraLayer(nn.Module):
         self.lora_a = nn.Parameter(a.uniform_(-bound, bound, generator=generator))
         self.lora_b = nn.Parameter(b.zero_())
         self.scale = scale
+        self._cast: dict[str, tuple[int, Tensor]] = {}
+
+    def _low_rank(self, x: Tensor, weight: str, bias: str | None, a: Tensor, b: Tensor) -> Tensor:
+        """x [..., I] -> [..., O] through the frozen parameters of these names and the factors a, b."""
+        dtype = _compute_dtype(x)
+        frozen = [None if name is None else self._frozen(name, dtype) for name in (weight, bias)]
+        flat = x.reshape(-1, x.shape[-1]).to(dtype)
+        result: Tensor = LowRankLinear.apply(flat, *frozen, a.to(dtype), b.to(dtype))
+        return result.view(*x.shape[:-1], -1)
+
+    def _frozen(self, name: str, dtype: torch.dtype) -> Tensor | None:
+        """The frozen parameter as a matrix (or vector) in `dtype`; a cast is kept until it changes."""
+        parameter: Tensor | None = getattr(self, name)
+        if parameter is None:
+            return None
+        if parameter.dtype != dtype:
+            version, cast = self._cast.get(name, (-1, parameter))
+            if (version, cast.dtype, cast.device) != (parameter._version, dtype, parameter.device):
+                cast = parameter.detach().to(dtype)
+                self._cast[name] = (parameter._version, cast)
+            parameter = cast
+        return parameter.flatten(1) if parameter.dim() > 1 else parameter
 
     def dense_update(self) -> Tensor:
         """(alpha / rank) B A in the shape of the base weight, for merging."""
         raise NotImplementedError
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class LoraLinear(LoraLayer):
@@ -48,15 +101,17 @@ class LoraLinear(LoraLayer):
         self._add_factors(torch.empty(rank, inputs), torch.empty(outputs, rank), scale, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        update = F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
-        return F.linear(x, self.weight, self.bias) + update
+        return self._low_rank(x, "weight", "bias", self.lora_a, self.scale * self.lora_b)
 
     def dense_update(self) -> Tensor:
         return self.scale * (self.lora_b @ self.lora_a)
 
 
 class LoraPatchEmbedding(LoraLayer):
-    """The bias-free patch convolution of a ViT (kernel = stride) with a low-rank update."""
+    """The bias-free patch convolution of a ViT (kernel = stride) with a low-rank update.
+
+    Patches do not overlap, so the convolution is a linear layer on each patch's pixels.
+    """
 
     def __init__(self, base: nn.Conv2d, rank: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -69,8 +124,14 @@ class LoraPatchEmbedding(LoraLayer):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        update = F.conv2d(F.conv2d(images, self.lora_a, stride=self.stride), self.scale * self.lora_b)
-        return F.conv2d(images, self.weight, stride=self.stride) + update
+        batch, channels, height, width = images.shape
+        tall, wide = self.stride
+        down, across = height // tall, width // wide
+        # shape: [B, C, down, tall, across, wide] -> [B, down, across, C * tall * wide]
+        cut = images[:, :, : down * tall, : across * wide].view(batch, channels, down, tall, across, wide)
+        patches = cut.to(_compute_dtype(images)).permute(0, 2, 4, 1, 3, 5).reshape(batch, down, across, -1)
+        a, b = self.lora_a.flatten(1), self.scale * self.lora_b.flatten(1)
+        return self._low_rank(patches, "weight", None, a, b).permute(0, 3, 1, 2)
 
     def dense_update(self) -> Tensor:
         return self.scale * torch.einsum("or,rchw->ochw", self.lora_b[:, :, 0, 0], self.lora_a)
@@ -124,19 +185,19 @@ class LoraAttention(LoraLayer):
         assert query is key is value, "self-attention only"
         assert not need_weights, "the weights are never formed"
         batch, length, width = query.shape
-        packed = F.linear(query, self.in_proj_weight, self.in_proj_bias) + self._update(query)
+        packed = self._low_rank(query, "in_proj_weight", "in_proj_bias", self.lora_a, self._packed_b())
         # shape: 3 x [B, heads, L, D / heads]
         q, k, v = packed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = attend(q, k, v, attn_mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
 
-    def _update(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        low = F.linear(x, self.lora_a).view(batch * length, self.parts, self.rank)
-        # one product a projection, the parts as the batch: [P, BL, r] x [P, r, D] -> [P, BL, D]
-        high = torch.bmm(low.transpose(0, 1), (self.scale * self.lora_b).transpose(1, 2))
-        update = high.transpose(0, 1).reshape(batch, length, -1)
-        return update if self.parts == 3 else F.pad(update, (x.shape[-1], 0))
+    def _packed_b(self) -> Tensor:
+        """B of the packed projection, [3 D, P r]: each part's own B on the diagonal, zeros elsewhere.
+
+        One product with zeros in it is cheaper than P products into strided slices.
+        """
+        diagonal = torch.block_diag(*(self.scale * self.lora_b))
+        return F.pad(diagonal, (0, 0, 3 * self.lora_b.shape[1] - len(diagonal), 0))
 
     def dense_update(self) -> Tensor:
         a = self.lora_a.view(self.parts, self.rank, -1)

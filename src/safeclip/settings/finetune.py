@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safeclip.settings.section import Count, Positive, Rate, Section, Share, Weight
 
@@ -31,6 +31,17 @@ class Fragments(Section):
     draws: Positive = 8  # passes over the rows until the same cuts come again
 
 
+class EarlyStop(Section):
+    """When a run ends before its last step: no better `score` in `patience` validations; 0 never does.
+
+    The score also chooses the step that is kept. `shortfall`: harmful top-1 against the base, and ten times
+    any utility lost beyond two points; `harmful`: harmful top-1 alone; `utility`: safe R@1 alone.
+    """
+
+    score: Literal["shortfall", "harmful", "utility"] = "shortfall"
+    patience: Count = 0
+
+
 class Finetune(Section):
     """LoRA fine-tuning under a chosen objective."""
 
@@ -43,10 +54,20 @@ class Finetune(Section):
     )
     fragments: Fragments = Fragments()
     steps: Positive = 500
-    batch_size: Positive = 64
+    batch_size: Positive = 64  # of all processes together
+    micro_batch: Positive | None = None  # rows with a graph at a time; the gradient stays the whole batch's
+    processes: Positive = 1  # started by the stage through torchrun, one a GPU or core
+    recompute_activations: bool = False  # in the backward pass: less memory, a third more work
     learning_rate: Rate = 2.5e-3  # after the warm-up a cosine to zero
     warmup_steps: Count = 10
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     max_grad_norm: Rate = 1.0
     validate_every: Positive = 40
+    early_stop: EarlyStop = EarlyStop()
     checkpoint_every: Positive = 40
+
+    @model_validator(mode="after")
+    def _every_process_has_a_row(self) -> Finetune:
+        if self.processes > self.batch_size:
+            raise ValueError("`processes` is larger than `batch_size`; give every process a row at least")
+        return self

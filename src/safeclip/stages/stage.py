@@ -26,15 +26,16 @@ Loaded = TypeVar("Loaded", bound=StageSettings)
 def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
     """Run a stage from the project's root: settings checked first, files readable by the owner only.
 
-    One process of a stage runs at a time, and dies with whoever started it. Exit status 1 with one line on
-    standard error for a `SafeclipError` and for a disk that is full or read-only.
+    One process of a stage runs at a time (of each rank, where torchrun started several), and dies with
+    whoever started it. Exit status 1 with one line on standard error for a `SafeclipError` and for a disk
+    that is full or read-only.
     """
     die_with_starter()
     os.umask(0o077)
     restrict(Path())  # DVC caches the outputs with the caller's umask, results/ may be from a checkout
     try:
         settings = load(kind, PARAMS)
-        hold_alone(body.__name__)
+        hold_alone(body.__name__ + os.environ.get("LOCAL_RANK", "0").lstrip("0"))
         _set_threads(settings.compute.threads)
         body(settings)
     except SafeclipError as error:

@@ -58,3 +58,13 @@ def make_batch(student: Quadruplets, rows: Rows, index: Tensor) -> Batch:
         image_unsafe=pick(rows.image_unsafe),
         axis=rows.axis.to(device),
     )
+
+
+@torch.no_grad()
+def not_finite(model: CLIP, rows: Rows, index: Tensor, precision: str) -> list[int]:
+    """Places in `index` whose embeddings hold a NaN or an infinity."""
+    items = embed_rows(model, rows, index, precision)
+    together = torch.cat(
+        [items.text_safe, items.text_generated, items.image_safe, items.image_generated], dim=1
+    )
+    return torch.where(~torch.isfinite(together).all(dim=1))[0].tolist()

@@ -7,10 +7,12 @@ so a resumed run sees what an uninterrupted one would have seen and ends with th
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from open_clip.model import CLIP
@@ -21,24 +23,29 @@ from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
 from safeclip.errors import TrainingError
 from safeclip.settings.finetune import Finetune
 from safeclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from safeclip.training.forward import embed_rows, make_batch
+from safeclip.training.forward import not_finite
+from safeclip.training.gradients import accumulate_gradients
 from safeclip.training.objectives import OBJECTIVES, resolve_weights
+from safeclip.training.ranks import ALONE, Ranks
 from safeclip.training.rows import Rows
+from safeclip.training.scores import SCORES
 from safeclip.training.validate import retrieval_metrics, validate
 
-UTILITY_MARGIN = 0.02
-"""Safe R@1 that the choice of the best step may lose before it counts against that step."""
+BAD_BATCH = "bad_batch.json"
+"""In the run's folder: step and row ids of the batch whose loss was no number."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the model with the best step's adapter, both validations, every step's losses."""
+    """What a run leaves: the model with the best step's adapter, both validations, every step's losses, and
+    the last step's factors."""
 
     model: CLIP
     best_step: int
     base: dict[str, float]
     best: dict[str, float]
     history: list[dict[str, float]]
+    last: dict[str, Tensor]
 
 
 def finetune(
@@ -50,41 +57,56 @@ def finetune(
     seed: int,
     folder: Path,
     progress: Callable[[int], None] = lambda steps: None,
+    report: Callable[[dict[str, float]], None] = lambda metrics: None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train an adapter on `train`, keep the step that is best on `val`. The encoder's model is not touched.
 
     Checkpoints go to `folder`; if it holds one, the run goes on from there. `progress` is told how many steps
-    were taken since it was last called.
+    were taken since it was last called, `report` each validation with its step. With several ranks all call
+    this alike and return alike; the leading one validates and writes.
 
     Raises:
-        TrainingError: a loss that is not a number (the message names the batch's rows), a broken checkpoint.
+        TrainingError: a loss that is not a number (the message names rows, a file the whole batch), a broken
+            checkpoint.
         SettingsError: a weight for a loss that the objective does not have.
     """
-    run = _Run(encoder, train, val, recipe, seed)
-    saved = load_checkpoint(folder)
+    run = Run(encoder, train, val, recipe, seed, folder, ranks)
+    saved = ranks.from_lead(load_checkpoint(folder) if ranks.leads else None)
     if saved is not None:
         run.restore(saved)
         progress(run.step)
-    while run.step < recipe.steps:
+    while not run.ended:
         run.train_step()
-        last = run.step == recipe.steps
-        if last or run.step % recipe.validate_every == 0:
+        if run.step == recipe.steps or run.step % recipe.validate_every == 0:
             run.judge()
-        if last or run.step % recipe.checkpoint_every == 0:
+            report(run.history[-1])
+        if ranks.leads and (run.ended or run.step % recipe.checkpoint_every == 0):
             save_checkpoint(folder, run.state())
         progress(1)
     return run.outcome()
 
 
-class _Run:
+class Run:
     """One run's moving parts: the student, the optimiser, the best step so far, the history."""
 
-    def __init__(self, encoder: Encoder, train: Rows, val: Rows, recipe: Finetune, seed: int) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        train: Rows,
+        val: Rows,
+        recipe: Finetune,
+        seed: int,
+        folder: Path,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.train, self.val, self.recipe, self.seed = train, val, recipe, seed
+        self.folder, self.ranks = folder, ranks
         self.objective = OBJECTIVES[recipe.objective]
         self.weights = resolve_weights(self.objective, recipe.weights)
         self.model = copy.deepcopy(encoder.model)  # add_lora works in place, the teacher must not move
         add_lora(self.model, recipe.lora.rank, recipe.lora.alpha, query=recipe.lora.query, seed=seed)
+        self.model.set_grad_checkpointing(recipe.recompute_activations)
         self.parameters = adapter_parameters(self.model)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.learning_rate)
         self.base = retrieval_metrics(val.teacher, val.text_unsafe, val.image_unsafe)
@@ -92,42 +114,66 @@ class _Run:
         self.best_step, self.best_score, self.best_factors = 0, float("inf"), self._factors()
         self.history: list[dict[str, float]] = []
 
+    @property
+    def ended(self) -> bool:
+        """After the last step, or after `patience` validations without a better score."""
+        patience = self.recipe.early_stop.patience * self.recipe.validate_every
+        return self.step >= self.recipe.steps or (0 < patience <= self.step - self.best_step)
+
     def train_step(self) -> None:
         """One optimiser step; its losses become a row of the history."""
         index = batch_rows(len(self.train), self.recipe.batch_size, self.step, self.seed)
-        student = embed_rows(self.model, self.train, index, self.recipe.precision)
-        losses = self.objective.losses(make_batch(student, self.train, index))
-        total = torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
-        self._require_number(total, index)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        total, losses = accumulate_gradients(
+            self.model,
+            self.train,
+            index,
+            self.objective.losses,
+            self.weights,
+            precision=self.recipe.precision,
+            micro_batch=self.recipe.micro_batch,
+            ranks=self.ranks,
+        )
+        self.ranks.sum_gradients(self.parameters.values())
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
-        self._require_number(norm, index)
+        if not torch.isfinite(total + norm):
+            self._stop_at(index, float(total))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
         self.optimizer.step()
         self.step += 1
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        self.history.append({"step": self.step, "total_loss": float(total.detach()), **values})
+        values = {name: float(loss) for name, loss in losses.items()}
+        self.history.append({"step": self.step, "total_loss": float(total), **values})
 
-    def _require_number(self, value: Tensor, index: Tensor) -> None:
-        if not torch.isfinite(value):
-            ids = ", ".join(self.train.ids[row] for row in index.tolist())
-            raise TrainingError(
-                f"step {self.step + 1}: loss or gradient is {float(value.detach())}; lower "
-                f"finetune.learning_rate or look at the batch's rows: {ids}"
-            )
+    def _stop_at(self, index: Tensor, total: float) -> NoReturn:
+        """Write the batch's row ids beside the checkpoint, name the rows that are themselves at fault."""
+        ids = [self.train.ids[row] for row in index.tolist()]
+        if self.ranks.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            batch = {"step": self.step + 1, "rows": ids}
+            (self.folder / BAD_BATCH).write_text(json.dumps(batch, indent=2) + "\n", encoding="utf-8")
+        broken = not_finite(self.model, self.train, index, self.recipe.precision)
+        culprits = f"; no number comes out of {', '.join(ids[row] for row in broken)}" if broken else ""
+        raise TrainingError(
+            f"step {self.step + 1}: loss or gradient is not finite (loss {total}){culprits}; mend those rows "
+            f"or lower finetune.learning_rate; the batch's row ids are in {self.folder / BAD_BATCH}"
+        )
 
     def judge(self) -> None:
         """Validate the interpolated student, note its metrics, keep its factors if they are the best yet."""
-        trained, kept = self._factors(), self._interpolated()
-        set_adapter(self.model, kept)
-        metrics = validate(self.model, self.val, self.recipe.precision)
-        set_adapter(self.model, trained)
+        kept = self._interpolated()
+        metrics = self.ranks.from_lead(self._validated(kept) if self.ranks.leads else {})
         self.history[-1].update({f"val_{name}": value for name, value in metrics.items()})
-        score = shortfall(metrics, self.base)
+        score = SCORES[self.recipe.early_stop.score](metrics, self.base)
         if score < self.best_score:
             self.best_step, self.best_score, self.best_factors = self.step, score, kept
+
+    def _validated(self, factors: dict[str, Tensor]) -> dict[str, float]:
+        trained = self._factors()
+        set_adapter(self.model, factors)
+        metrics = validate(self.model, self.val, self.recipe.precision)
+        set_adapter(self.model, trained)
+        return metrics
 
     def state(self) -> Checkpoint:
         return Checkpoint(
@@ -148,9 +194,10 @@ class _Run:
         self.best_factors = saved.best_factors
 
     def outcome(self) -> Outcome:
+        last = self._interpolated()
         set_adapter(self.model, self.best_factors)
         best = validate(self.model, self.val)
-        return Outcome(self.model, self.best_step, self.base, best, self.history)
+        return Outcome(self.model, self.best_step, self.base, best, self.history, last)
 
     def _interpolated(self) -> dict[str, Tensor]:
         """The factors with each tower's update B A scaled by the share of it that is kept."""
@@ -178,18 +225,3 @@ def learning_rate(recipe: Finetune, step: int) -> float:
     """Linear warm-up times a cosine to zero (arXiv 1608.03983, equation 5). `step` counts from 0."""
     warm_up = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
     return recipe.learning_rate * warm_up * 0.5 * (1.0 + math.cos(math.pi * step / recipe.steps))
-
-
-def shortfall(metrics: dict[str, float], base: dict[str, float]) -> float:
-    """How far from good, for choosing a step: the lower the better.
-
-    The worse direction's harmful top-1 as a share of the base's, plus ten times whatever safe R@1 lost
-    beyond `UTILITY_MARGIN`: a point of utility is worth ten of harm, so utility is never sold for safety.
-    """
-    harmful = max(
-        metrics[name] / base[name] if base[name] > 0 else 0.0 for name in ("harmful_t2i", "harmful_i2t")
-    )
-    lost = sum(
-        max(0.0, base[name] - metrics[name] - UTILITY_MARGIN) for name in ("safe_r1_t2i", "safe_r1_i2t")
-    )
-    return harmful + 10.0 * lost

@@ -55,8 +55,10 @@ def prepare_rows(
     teacher: Quadruplets,
     pixels_path: Path,
     target_sharpness: float | None = None,
+    *,
+    decoded: bool = False,
 ) -> Rows:
-    """Read a table of quadruplets into `Rows`; decoded pixels go to `pixels_path`.
+    """Read a table of quadruplets into `Rows`; decoded pixels go to `pixels_path`, or lie there if `decoded`.
 
     `target_sharpness` chooses the redirection targets (`teacher.redirection_targets`).
 
@@ -70,7 +72,7 @@ def prepare_rows(
         ids=tuple(table["id"].to_pylist()),
         tokens_safe=encoder.tokenizer(table["caption_safe"].to_pylist()),
         tokens_generated=encoder.tokenizer(table["caption_generated"].to_pylist()),
-        pixels=_decode(encoder, table, pixels_path),
+        pixels=np.load(pixels_path, mmap_mode="r") if decoded else _decode(encoder, table, pixels_path),
         text_unsafe=_unsafe(table, "text_label"),
         image_unsafe=_unsafe(table, "image_label"),
         pictures=torch.arange(table.num_rows),
