@@ -7,7 +7,8 @@ and learning rates below, chooses the rate on `val` and reports `test`, judged b
 are trained as published: whole captions, nearest targets. `default` is what params.yaml ships. --frontier
 also writes harm against utility as each tower's update is scaled from nothing to all of it, objective by
 objective, for a page to plot. With --quick nothing is trained: results/finetune/adapter.safetensors is
-scored on scenes outside of every split. Both need results/ (`make run`, or `dvc pull`).
+scored on scenes outside of every split, with --frontier at several shares of its update too. Both need
+results/ (`make run`, or `dvc pull`).
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from fresh_scenes import fresh_scenes, fresh_zeroshot
-from training_runs import Judge, Score, Splits, trained
+from training_runs import Judge, Score, Splits, scaled, trained
 
 from safeclip.encoders.load import load_encoder
-from safeclip.encoders.lora import load_candidate
+from safeclip.encoders.lora import load_adapter
 from safeclip.errors import SafeclipError
 from safeclip.evaluation.scenes import judged_scenes
 from safeclip.evaluation.zeroshot import read_zeroshot
@@ -40,6 +41,7 @@ from safeclip.settings.project import load_settings
 from safeclip.training.objectives import OBJECTIVES
 
 RESULTS = Path("results")
+ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 FRESH_SCENES, FRESH_SEED = 1000, 20_261
 RATES = (1e-3, 2.5e-3)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -54,11 +56,16 @@ COLUMNS = (
 )
 
 
-def quick(data: Path) -> dict[str, Any]:
+def quick(data: Path, frontier: list[dict[str, Any]] | None) -> dict[str, Any]:
     """The shipped adapter alone, on fresh scenes and fresh zero-shot pictures."""
     judge = Judge(fresh_scenes(FRESH_SCENES, FRESH_SEED), fresh_zeroshot(FRESH_SEED))
-    base = judge.score(load_encoder(data / "base_encoder"))
-    found = judge.score(load_candidate(data / "base_encoder", RESULTS / "finetune" / "adapter.safetensors"))
+    encoder, adapted = (load_encoder(data / "base_encoder") for _ in range(2))
+    load_adapter(adapted.model, ADAPTER, base_digest=encoder.digest)
+    base = judge.score(encoder)
+    for share in SHARES if frontier is not None else ():
+        score = judge.score(scaled(encoder, adapted.model, share))
+        frontier.append({"objective": "default", "share": share, **score.against(base)})
+    found = judge.score(scaled(encoder, adapted.model, 1.0))
     return _keys("default", [found], base) | {"scenes": FRESH_SCENES, "scenes_seed": FRESH_SEED}
 
 
@@ -120,7 +127,11 @@ def main() -> None:
     points: list[dict[str, Any]] = []
     try:
         recipe = settings.finetune.model_copy(update={"steps": options.steps or settings.finetune.steps})
-        found = quick(data) if options.quick else full(data, recipe, options.seeds, points)
+        found = (
+            quick(data, points if options.frontier else None)
+            if options.quick
+            else full(data, recipe, options.seeds, points)
+        )
     except SafeclipError as error:
         sys.exit(f"error: {error}")
     machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "threads": 1}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from open_clip.model import CLIP
 
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, set_adapter
@@ -107,14 +108,18 @@ class Trained:
         return shortfall(self.outcome.best, self.outcome.base)
 
     def encoder(self, share: float = 1.0) -> Encoder:
-        """The encoder with both towers' update scaled by `share`."""
-        model = copy.deepcopy(self.outcome.model)
-        factors = {
-            name: value.detach() * (share if name.endswith("lora_b") else 1.0)
-            for name, value in adapter_parameters(model).items()
-        }
-        set_adapter(model, factors)
-        return self.base.with_model(model, "")
+        return scaled(self.base, self.outcome.model, share)
+
+
+def scaled(base: Encoder, adapted: CLIP, share: float) -> Encoder:
+    """An encoder with this share of the adapted model's update in both towers."""
+    model = copy.deepcopy(adapted)
+    factors = {
+        name: value.detach() * (share if name.endswith("lora_b") else 1.0)
+        for name, value in adapter_parameters(model).items()
+    }
+    set_adapter(model, factors)
+    return base.with_model(model, "")
 
 
 def trained(splits: Splits, recipe: Finetune, seed: int) -> Trained:
