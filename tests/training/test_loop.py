@@ -177,7 +177,7 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing():
 
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_path, tower):
-    shares = Interpolate().model_copy(update={tower: 0.0})
+    shares = Interpolate(text=1.0).model_copy(update={tower: 0.0})
     recipe = RECIPE.model_copy(update={"interpolate": shares})
     outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
     factors = adapter_parameters(outcome.model)

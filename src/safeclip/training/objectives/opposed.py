@@ -37,7 +37,7 @@ OFFSET = 1.0
 """a: how far along the axis, against a safe embedding's length of 1; 1 turns the target by 45 degrees."""
 
 WEIGHTS = {
-    "preserve_text_loss": 12.0,
+    "preserve_text_loss": 14.0,
     "preserve_image_loss": 12.0,
     "relate_text_loss": 2.0,
     "relate_image_loss": 1.0,
