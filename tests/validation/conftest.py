@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from safeclip.guard import load_guard
-from safeclip.records import QUADRUPLETS
+from safeclip.records import IMAGES, QUADRUPLETS
 from safeclip.settings.validate_data import ValidateData
+from safeclip.validation.images import picture_facts
 from safeclip.validation.judge import judge
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")
@@ -59,6 +60,14 @@ def _row(index: int) -> dict:
     }
 
 
+def with_facts(rows: pd.DataFrame, bounds: ValidateData = BOUNDS) -> pd.DataFrame:
+    """Rows as the stage joins them: the facts of their pictures in place of the pictures."""
+    images = rows[["id", "image_safe", "image_generated", "image_model"]].to_dict("records")
+    facts = picture_facts(pa.Table.from_pylist(images, schema=IMAGES), bounds.min_image_side)
+    rest = rows.drop(columns=["image_safe", "image_generated", "image_model"]).reset_index(drop=True)
+    return pd.concat([rest, facts.drop(columns="id")], axis=1)
+
+
 @pytest.fixture
 def rows() -> pd.DataFrame:
     return good_rows()
@@ -70,6 +79,6 @@ def judged():
     guard = load_guard().with_placeholders(minors=FORBIDDEN[:1], sexual=FORBIDDEN[1:])
 
     def run(rows: pd.DataFrame, bounds: ValidateData = BOUNDS, **books):
-        return judge(rows, bounds=bounds, guard=guard, categories=CATEGORIES, **books)
+        return judge(with_facts(rows, bounds), bounds=bounds, guard=guard, categories=CATEGORIES, **books)
 
     return run

@@ -2,14 +2,32 @@
 
 import great_expectations.expectations as gxe
 import pytest
+from great_expectations.execution_engine import PandasExecutionEngine
 from great_expectations.expectations import registry
+from great_expectations.expectations.expectation import ColumnMapExpectation
+from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
 
 from safeclip.errors import DataError
 from safeclip.validation.expectations import dataset_checks, row_checks
 from safeclip.validation.facts import measure
-from safeclip.validation.images import MAX_PIXELS, ExpectColumnValuesToBeImages, image_fault
+from safeclip.validation.images import MAX_PIXELS, image_fault
 from safeclip.validation.suite import Check, match_results, run
 from tests.validation.conftest import BOUNDS, CATEGORIES, png
+
+
+class ColumnValuesAreShort(ColumnMapMetricProvider):
+    condition_metric_name = "column_values.safeclip_short"
+    condition_value_keys = ()
+
+    @column_condition_partial(engine=PandasExecutionEngine)
+    def _pandas(cls, column, **_):
+        return column.str.len() < 1000
+
+
+class ExpectColumnValuesToBeShort(ColumnMapExpectation):
+    """An expectation of our own, to be lost."""
+
+    map_metric = "column_values.safeclip_short"
 
 
 def a_check(column: str = "caption_safe", name: str = "never_missing") -> Check:
@@ -35,12 +53,12 @@ def test_two_checks_of_one_name_are_refused(rows):
 
 
 def test_a_lost_custom_metric_is_refused_not_passed(rows, monkeypatch):
-    check = Check("decodes", "decodes", ExpectColumnValuesToBeImages(column="image_safe"))
+    check = Check("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))
     known = registry._registered_metrics
     monkeypatch.setattr(
-        registry, "_registered_metrics", {k: v for k, v in known.items() if "safeclip_image" not in k}
+        registry, "_registered_metrics", {k: v for k, v in known.items() if "safeclip_short" not in k}
     )
-    with pytest.raises(DataError, match=r"could not be computed .*safeclip_image"):
+    with pytest.raises(DataError, match=r"could not be computed .*safeclip_short"):
         run([check], rows)
 
 
@@ -53,14 +71,14 @@ def test_a_suite_loaded_without_its_custom_class_is_refused(rows, monkeypatch):
     """Great Expectations drops an unknown type silently; the count of results gives it away."""
     from great_expectations.core import ExpectationSuite
 
-    checks = [a_check(), Check("decodes", "decodes", ExpectColumnValuesToBeImages(column="image_safe"))]
+    checks = [a_check(), Check("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))]
     real = ExpectationSuite.add_expectation
 
     def forgetful(suite, expectation):
-        return None if isinstance(expectation, ExpectColumnValuesToBeImages) else real(suite, expectation)
+        return None if isinstance(expectation, ExpectColumnValuesToBeShort) else real(suite, expectation)
 
     monkeypatch.setattr(ExpectationSuite, "add_expectation", forgetful)
-    with pytest.raises(DataError, match="2 expectations asked, 1 came back without decodes"):
+    with pytest.raises(DataError, match="2 expectations asked, 1 came back without short"):
         run(checks, rows)
 
 

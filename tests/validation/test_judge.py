@@ -30,7 +30,13 @@ def test_good_rows_pass_whole(judged, rows):
     judgement = judged(rows)
     assert not judgement.failures
     assert judgement.quarantine.num_rows == 0
-    assert sum(judgement.table(split).num_rows for split in ("train", "val", "test")) == len(rows)
+    assert len(judgement.rows) == len(rows)
+
+
+def one_colour() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 48), "black").save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 ROW_FAULTS = [
@@ -45,9 +51,22 @@ ROW_FAULTS = [
         "safe caption is empty or longer than 40 words",
     ),
     ("caption_generated", "   ", "generated caption is empty or longer than 40 words"),
-    ("image_safe", b"not a picture", "safe picture does not decode or is smaller than 32 pixels"),
-    ("image_generated", png(3)[:-40], "generated picture does not decode or is smaller than 32 pixels"),
-    ("image_generated", png(3, side=16), "generated picture does not decode or is smaller than 32 pixels"),
+    (
+        "image_safe",
+        b"not a picture",
+        "safe picture does not decode, is of one colour",
+    ),
+    (
+        "image_generated",
+        png(3)[:-40],
+        "generated picture does not decode, is of one colour",
+    ),
+    (
+        "image_generated",
+        png(3, side=16),
+        "generated picture does not decode, is of one colour",
+    ),
+    ("image_generated", one_colour(), "generated picture does not decode, is of one colour"),
     ("text_label", "perhaps", "text label is unknown"),
     ("image_label", "Safe", "image label is unknown"),
     ("text_score", 1.5, "text score is outside 0 to 1"),

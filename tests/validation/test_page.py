@@ -7,19 +7,24 @@ import re
 import numpy as np
 from PIL import Image
 
-from safeclip.validation.page import choose_samples, make_page
+from safeclip.validation.page import choose_samples, make_page, sample_cards
 from safeclip.validation.summary import summarise
 from tests.validation.conftest import CATEGORIES, png
 
 HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'
 
 
-def page_of(judgement, samples: int = 4) -> str:
-    return make_page(summarise(judgement, CATEGORIES), choose_samples(judgement.rows, samples))
+def cards(judgement, rows, count: int) -> list[dict]:
+    pictures = {row.id: (row.image_safe, row.image_generated) for row in rows.itertuples()}
+    return sample_cards(choose_samples(judgement.rows, count), pictures)
+
+
+def page_of(judgement, rows, samples: int = 4) -> str:
+    return make_page(summarise(judgement, CATEGORIES), cards(judgement, rows, samples))
 
 
 def test_the_page_loads_nothing(judged, rows):
-    page = page_of(judged(rows))
+    page = page_of(judged(rows), rows)
     assert "<script" not in page
     loads = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"')\s>]+)", page)
     assert loads
@@ -29,7 +34,7 @@ def test_the_page_loads_nothing(judged, rows):
 def test_hostile_captions_are_text(judged, rows):
     rows.loc[0, "caption_safe"] = f"a man {HOSTILE}"
     rows.loc[0, "caption_generated"] = f"a man {HOSTILE} near the gun"
-    page = page_of(judged(rows))
+    page = page_of(judged(rows), rows)
     assert "<script" not in page
     assert "<img src=https" not in page
     assert "&lt;script&gt;" in page
@@ -38,7 +43,7 @@ def test_hostile_captions_are_text(judged, rows):
 def test_every_expectation_and_its_outcome_is_told(judged, rows):
     rows.loc[3, "image_score"] = 9.0
     judgement = judged(rows)
-    page = page_of(judgement)
+    page = page_of(judgement, rows)
     assert "The data meets its contract" in page
     assert "1 quarantined" in page
     assert "image score is outside 0 to 1" in page
@@ -48,15 +53,15 @@ def test_every_expectation_and_its_outcome_is_told(judged, rows):
 
 def test_a_failed_data_set_says_so_first(judged, rows):
     rows["text_label"] = "safe"
-    page = page_of(judged(rows), samples=0)
+    page = page_of(judged(rows), rows, samples=0)
     assert "The data breaks its contract" in page
     assert page.index("What failed") < page.index("Where the rows went")
 
 
 def test_generated_pictures_are_blurred_in_their_pixels(judged, rows):
     judgement = judged(rows)
-    samples = choose_samples(judgement.rows, 8)
-    page = page_of(judgement, 8)
+    samples = cards(judgement, rows, 8)
+    page = page_of(judgement, rows, 8)
     for sample in samples:
         original = rows.set_index("id").loc[sample["id"], "image_generated"]
         assert base64.b64encode(original).decode() not in page
@@ -68,7 +73,7 @@ def test_generated_pictures_are_blurred_in_their_pixels(judged, rows):
 
 def test_generated_captions_wait_behind_a_click(judged, rows):
     rows["caption_generated"] = [f"{caption} gun{i}" for i, caption in enumerate(rows["caption_generated"])]
-    page = page_of(judged(rows))
+    page = page_of(judged(rows), rows)
     outside = re.sub(r"<details>.*?</details>", "", page, flags=re.S)
     assert re.search(r"<details>.*?gun0</details>", page, flags=re.S)
     assert not re.search(r"\bgun\d", outside)
@@ -76,11 +81,11 @@ def test_generated_captions_wait_behind_a_click(judged, rows):
 
 def test_samples_show_every_label_state_and_are_always_the_same(judged, rows):
     judgement = judged(rows)
-    samples = choose_samples(judgement.rows, 4)
+    samples = cards(judgement, rows, 4)
     assert {(s["text_label"], s["image_label"]) for s in samples} == {
         ("unsafe", "unsafe"), ("unsafe", "safe"), ("safe", "unsafe"), ("safe", "safe"),
     }  # fmt: skip
-    assert page_of(judgement) == page_of(judged(rows))
+    assert page_of(judgement, rows) == page_of(judged(rows), rows)
 
 
 def test_an_empty_split_is_not_measured_rather_than_zero(judged, rows):

@@ -18,7 +18,6 @@ from safeclip.records import (
     LABELLED,
     QUADRUPLETS,
     QUARANTINE,
-    SPLITS,
     read_table,
     write_table,
 )
@@ -29,8 +28,9 @@ from safeclip.taxonomy import load_taxonomy
 from safeclip.validation.drift import distributions, read_baseline
 from safeclip.validation.facts import join_rows
 from safeclip.validation.health import examine
+from safeclip.validation.images import picture_facts
 from safeclip.validation.judge import Judgement, judge
-from safeclip.validation.page import choose_samples, make_page
+from safeclip.validation.page import choose_samples, make_page, sample_cards
 from safeclip.validation.quarantine import Account, gather
 from safeclip.validation.summary import summarise
 
@@ -49,7 +49,7 @@ def validate_data(settings: Settings) -> None:
     """
     rows = join_rows(
         read_table(RESULTS / "rewrite_captions/captions.parquet", CAPTIONS),
-        read_table((RESULTS / "render_images").glob("images-*.parquet"), IMAGES),
+        _pictures(settings.validate_data.min_image_side),
         read_table(RESULTS / "label_safety/labels.parquet", LABELLED),
     )
     quarantine = gather(
@@ -83,6 +83,18 @@ def validate_data(settings: Settings) -> None:
     _write(judgement, summary, settings.validate_data.sample_rows)
 
 
+def _shards() -> list[Path]:
+    return sorted((RESULTS / "render_images").glob("images-*.parquet"))
+
+
+def _pictures(min_side: int) -> pd.DataFrame:
+    """The facts of all pictures, one shard of pictures in memory at a time."""
+    facts = [picture_facts(read_table(shard, IMAGES), min_side) for shard in _shards()]
+    if not facts:
+        raise DataError(f"{RESULTS / 'render_images'}: holds no pictures; rerun render_images")
+    return pd.concat(facts, ignore_index=True)
+
+
 def _agreement() -> dict[str, Any]:
     """How far the labellers agree, as `label_safety` measured it."""
     path = RESULTS / "label_safety" / "metrics.json"
@@ -108,18 +120,34 @@ def _account(stage: str) -> Account:
         raise DataError(f"{path}: no usable row counts ({error!r}); rerun {stage}") from None
 
 
-def _write(judgement: Judgement, summary: dict, sample_rows: int) -> None:
+def _write(judgement: Judgement, summary: dict[str, Any], sample_rows: int) -> None:
+    samples = choose_samples(judgement.rows, sample_rows)
     with output("validate_data") as out:
-        for split in SPLITS:
-            write_table(out / "dataset" / f"{split}-00000.parquet", judgement.table(split), QUADRUPLETS)
+        pictures = _write_dataset(out / "dataset", judgement.rows, set(samples["id"]))
         write_table(out / "quarantine.parquet", judgement.quarantine, QUARANTINE)
         write_json(out / "summary.json", summary)
-        page = make_page(summary, choose_samples(judgement.rows, sample_rows))
+        page = make_page(summary, sample_cards(samples, pictures))
         (out / "index.html").write_text(page, encoding="utf-8")
     rows = summary["rows"]
     print(f"validate_data: {rows['out']} rows out, {rows['quarantined']} quarantined", flush=True)
     for finding in judgement.warnings:
         print(f"validate_data: warning: {finding.name}: {finding.observed:g} ({finding.promise})", flush=True)
+
+
+def _write_dataset(folder: Path, rows: pd.DataFrame, wanted: set[str]) -> dict[str, tuple[bytes, bytes]]:
+    """Write the rows with their pictures, shard by shard and split by split; return the wanted pictures."""
+    kept: dict[str, tuple[bytes, bytes]] = {}
+    facts = rows[[name for name in QUADRUPLETS.names if name not in IMAGES.names or name == "id"]]
+    for number, shard in enumerate(_shards()):
+        joined = facts.merge(read_table(shard, IMAGES).to_pandas(), on="id", sort=False)
+        for split, part in joined.groupby("split", sort=True):
+            table = pa.Table.from_pandas(part[QUADRUPLETS.names], QUADRUPLETS, preserve_index=False)
+            write_table(folder / f"{split}-{number:05d}.parquet", table, QUADRUPLETS)
+        shown = joined[joined["id"].isin(wanted)]
+        kept |= dict(
+            zip(shown["id"], zip(shown["image_safe"], shown["image_generated"], strict=True), strict=True)
+        )
+    return kept
 
 
 def _log(summary: dict) -> None:

@@ -12,7 +12,6 @@ import great_expectations.expectations as gxe
 from safeclip.records import LABELS, QUADRUPLETS, SPLITS
 from safeclip.settings.validate_data import ValidateData
 from safeclip.validation.facts import STATES
-from safeclip.validation.images import ExpectColumnValuesToBeImages
 from safeclip.validation.suite import Check
 
 
@@ -29,10 +28,12 @@ def row_checks(bounds: ValidateData) -> list[Check]:
                 f"{side} caption is empty or longer than {words} words",
             ),
             Check(
-                f"{side}_image_decodes",
-                f"every {side} picture decodes, sides of at least {bounds.min_image_side} pixels",
-                ExpectColumnValuesToBeImages(column=f"image_{side}", min_side=bounds.min_image_side),
-                f"{side} picture does not decode or is smaller than {bounds.min_image_side} pixels",
+                f"{side}_image_usable",
+                f"every {side} picture decodes, has sides of at least {bounds.min_image_side} pixels and "
+                "more than one colour",
+                gxe.ExpectColumnValuesToBeNull(column=f"image_{side}_fault"),
+                f"{side} picture does not decode, is of one colour or smaller than {bounds.min_image_side} "
+                "pixels",
             ),
         ]
     return checks + _label_checks() + _pair_checks(bounds)

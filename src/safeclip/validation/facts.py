@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from difflib import SequenceMatcher
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from safeclip.records import QUADRUPLETS
-from safeclip.validation.duplicates import content_words, near_across_splits, shared_across_splits, thumbnail
+from safeclip.validation.duplicates import content_words, near_across_splits, shared_across_splits
 
 STATES = {
     "both unsafe": ("unsafe", "unsafe"),
@@ -29,16 +29,16 @@ class TermGuard(Protocol):
     def allows(self, caption: str, categories: Sequence[str]) -> bool: ...
 
 
-def join_rows(captions: pa.Table, images: pa.Table, labels: pa.Table) -> pd.DataFrame:
-    """Captions with their pictures and labels by id; what is missing is null, what is repeated repeats."""
+def join_rows(captions: pa.Table, pictures: pd.DataFrame, labels: pa.Table) -> pd.DataFrame:
+    """Captions with their `picture_facts` and labels by id; missing is null, what is repeated repeats."""
     frame = captions.to_pandas(integer_object_nulls=True)
-    for part in (images, labels):
-        frame = frame.merge(part.to_pandas(), on="id", how="left", sort=False)
-    return frame[QUADRUPLETS.names].sort_values("id", kind="stable", ignore_index=True)
+    for part in (pictures, labels.to_pandas()):
+        frame = frame.merge(part, on="id", how="left", sort=False)
+    return frame.sort_values("id", kind="stable", ignore_index=True)
 
 
 def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]) -> pd.DataFrame:
-    """Add what each row shows by itself to the QUADRUPLETS columns; nulls stay null."""
+    """Add what each row's texts show by themselves to the joined columns; nulls stay null."""
     frame = rows.copy()
     safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
     tags = [_tags(value) for value in frame["categories"]]
@@ -60,13 +60,12 @@ def measure_leaks(rows: pd.DataFrame, *, near_levels: float) -> pd.DataFrame:
     frame = rows.copy()
     safe = _texts(frame["caption_safe"])
     splits = [str(split) for split in frame["split"]]
-    images = [value if isinstance(value, bytes) else None for value in frame["image_safe"]]
+    digests = [value if isinstance(value, str) else None for value in frame["image_safe"]]
+    thumbnails = [value if isinstance(value, np.ndarray) else None for value in frame["image_safe_thumbnail"]]
     frame["caption_in_other_split"] = shared_across_splits([c and c.casefold() for c in safe], splits)
     frame["words_in_other_split"] = shared_across_splits([c and content_words(c) for c in safe], splits)
-    frame["image_in_other_split"] = shared_across_splits(images, splits)
-    frame["near_image_in_other_split"] = near_across_splits(
-        [thumbnail(i) for i in images], splits, near_levels
-    )
+    frame["image_in_other_split"] = shared_across_splits(digests, splits)
+    frame["near_image_in_other_split"] = near_across_splits(thumbnails, splits, near_levels)
     return frame
 
 

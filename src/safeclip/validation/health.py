@@ -12,7 +12,7 @@ import pandas as pd
 from safeclip.settings.validate_data import Checks, ValidateData
 from safeclip.validation.diversity import distinct_n, evenness, vendi
 from safeclip.validation.drift import Distributions, drift
-from safeclip.validation.duplicates import content_words, near_hashes, perceptual_hash
+from safeclip.validation.duplicates import content_words, near_hashes
 from safeclip.validation.label_errors import doubtful_labels
 from safeclip.validation.suite import Finding
 
@@ -106,14 +106,14 @@ def _spread(captions: list[str], count: int) -> list[str]:
     return captions[:: max(1, -(-len(captions) // count))]
 
 
-def _repeats(rows: pd.DataFrame, bits: int) -> Iterator[tuple[str, Measured]]:
+def _repeats(rows: pd.DataFrame, near_bits: int) -> Iterator[tuple[str, Measured]]:
     splits = [str(split) for split in rows["split"]]
     words = [content_words(caption) for caption in rows["caption_generated"]]
     within, across = _same_words(words, splits)
     yield "max_repeated_captions", _flagged(rows, within)
     yield "max_leaked_captions", _flagged(rows, across)
-    hashes = np.array([perceptual_hash(image) for image in rows["image_generated"]], dtype=np.uint64)
-    within, across = near_hashes(hashes, np.array(splits), bits)
+    hashes = np.array([int(bits, 16) for bits in rows["image_generated_hash"]], dtype=np.uint64)
+    within, across = near_hashes(hashes, np.array(splits), near_bits)
     yield "max_repeated_pictures", _flagged(rows, within)
     yield "max_leaked_pictures", _flagged(rows, across)
 

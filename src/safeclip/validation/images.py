@@ -1,15 +1,15 @@
-"""An expectation of our own: a column of bytes holds pictures that decode and are large enough."""
+"""What validation needs to know of pictures, so that one shard of them is held at a time and never all."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from typing import Any, ClassVar
 
 import pandas as pd
-from great_expectations.execution_engine import PandasExecutionEngine
-from great_expectations.expectations.expectation import ColumnMapExpectation
-from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
+import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
+
+from safeclip.validation.duplicates import perceptual_hash, thumbnail
 
 FORMATS = ("PNG", "JPEG")
 MAX_PIXELS = 50_000_000  # a larger one is refused before it is decoded
@@ -22,26 +22,42 @@ def image_fault(image: bytes, min_side: int) -> str | None:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 return f"{width} x {height} pixels is too large"
-            opened.load()
+            bands = opened.convert("RGB").split()
+            plain = all(low == high for low, high in (band.getextrema() for band in bands))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return "does not decode as PNG or JPEG"
-    return None if min(width, height) >= min_side else f"{width} x {height} pixels is too small"
+    if min(width, height) < min_side:
+        return f"{width} x {height} pixels is too small"
+    return "is of one colour" if plain else None
 
 
-class ColumnValuesAreImages(ColumnMapMetricProvider):
-    """The metric behind `ExpectColumnValuesToBeImages`."""
+def picture_facts(images: pa.Table, min_side: int) -> pd.DataFrame:
+    """IMAGES rows -> one row each, a digest in place of each picture.
 
-    condition_metric_name = "column_values.safeclip_image"
-    condition_value_keys = ("min_side",)
-
-    @column_condition_partial(engine=PandasExecutionEngine)
-    def _pandas(cls, column: pd.Series, min_side: int, **_: Any) -> pd.Series:
-        return column.map(lambda image: image_fault(image, min_side) is None).astype(bool)
+    `image_SIDE_fault`: None if it is usable or missing. `image_safe_thumbnail` (float32[768]) and
+    `image_generated_hash` (64 bits in hexadecimal): None if it is not usable.
+    """
+    return pd.DataFrame([_facts(row, min_side) for row in images.to_pylist()], columns=list(_COLUMNS))
 
 
-class ExpectColumnValuesToBeImages(ColumnMapExpectation):
-    """Expect the column's bytes to be PNG or JPEG pictures with sides of at least `min_side` pixels."""
+_COLUMNS = (
+    "id", "image_model", "image_safe", "image_safe_fault", "image_safe_thumbnail",
+    "image_generated", "image_generated_fault", "image_generated_hash",
+)  # fmt: skip
 
-    min_side: int = 1
-    map_metric: ClassVar[str] = "column_values.safeclip_image"
-    success_keys: ClassVar[tuple[str, ...]] = ("min_side", "mostly")
+
+def _facts(row: dict, min_side: int) -> dict[str, object]:
+    facts: dict[str, object] = {"id": row["id"], "image_model": row["image_model"]}
+    for side in ("safe", "generated"):
+        image = row[f"image_{side}"]
+        facts[f"image_{side}"] = None if image is None else hashlib.sha256(image).hexdigest()
+        facts[f"image_{side}_fault"] = None if image is None else image_fault(image, min_side)
+    if _usable(facts, "safe"):
+        facts["image_safe_thumbnail"] = thumbnail(row["image_safe"])
+    if _usable(facts, "generated"):
+        facts["image_generated_hash"] = f"{perceptual_hash(row['image_generated']):016x}"
+    return facts
+
+
+def _usable(facts: dict[str, object], side: str) -> bool:
+    return facts[f"image_{side}"] is not None and facts[f"image_{side}_fault"] is None

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import pandas as pd
 import pyarrow as pa
 
-from safeclip.records import QUADRUPLETS
 from safeclip.settings.validate_data import ValidateData
 from safeclip.validation.expectations import dataset_checks, row_checks
 from safeclip.validation.facts import TermGuard, measure, measure_leaks
@@ -21,7 +20,7 @@ _NAMED_FAILURES = 4
 
 @dataclass(frozen=True)
 class Judgement:
-    """The rows that stay (QUADRUPLETS columns and the measured ones), what was found, and the books."""
+    """The rows that stay (a digest in place of each picture), what was found, and the books."""
 
     rows: pd.DataFrame
     findings: tuple[Finding, ...]
@@ -40,11 +39,6 @@ class Judgement:
         """The same judgement with further findings."""
         return replace(self, findings=(*self.findings, *more))
 
-    def table(self, split: str) -> pa.Table:
-        """The contract's columns of one split."""
-        rows = self.rows.loc[self.rows["split"] == split, QUADRUPLETS.names]
-        return pa.Table.from_pandas(rows, schema=QUADRUPLETS, preserve_index=False)
-
     def complaint(self) -> str:
         """One line that names what failed, with what was seen; row ids, never their text."""
         told = [_describe(finding) for finding in self.failures[:_NAMED_FAILURES]]
@@ -61,7 +55,7 @@ def judge(
     earlier: Sequence[Account] = (),
     earlier_quarantine: pa.Table | None = None,
 ) -> Judgement:
-    """Hold `rows` (QUADRUPLETS columns, nulls where a part is missing) to the contract.
+    """Hold `rows` (of `join_rows`, nulls where a part is missing) to the contract.
 
     `earlier` are the accounts of the stages before, in order, and `earlier_quarantine` what they rejected.
     Raises `DataError` only if the expectations could not be computed; a failed data set has `.failures`.

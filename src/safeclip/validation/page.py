@@ -23,7 +23,7 @@ _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
 def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> str:
-    """HTML of summary.json's content and of `samples` (from `choose_samples`)."""
+    """HTML of summary.json's content and of `samples` (from `sample_cards`)."""
     words = [
         Series(f"{side} captions", [int(length) for length in counts], list(counts.values()))
         for side in ("safe", "generated")
@@ -50,16 +50,21 @@ def _state_bar(split: str, states: Mapping[str, float | None]) -> Markup:
     return shares(named, title=f"label states of the {split} split")
 
 
-def choose_samples(rows: pd.DataFrame, count: int) -> list[dict[str, Any]]:
-    """At most `count` rows: label states in turn, by id; pictures ready for the page."""
+def choose_samples(rows: pd.DataFrame, count: int) -> pd.DataFrame:
+    """At most `count` rows: label states in turn, by id."""
     by_state = [rows[rows[state] == 1.0].sort_values("id").head(count) for state in STATES]
-    turns = [state.iloc[turn] for turn in range(count) for state in by_state if turn < len(state)]
-    return [_sample(row) for row in turns[:count]]
+    turns = [state.index[turn] for turn in range(count) for state in by_state if turn < len(state)]
+    return rows.loc[turns[:count]]
 
 
-def _sample(row: pd.Series) -> dict[str, Any]:
+def sample_cards(rows: pd.DataFrame, pictures: Mapping[str, tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+    """Rows ready for the page; `pictures` holds the safe and the generated one of each row's id."""
+    return [_card(row, *pictures[row["id"]]) for _, row in rows.iterrows()]
+
+
+def _card(row: pd.Series, image_safe: bytes, image_generated: bytes) -> dict[str, Any]:
     kept = ("id", "split", "caption_safe", "caption_generated", "concept", "text_label", "image_label")
     sample = {key: row[key] for key in kept}
     scores = {"text_score": float(row["text_score"]), "image_score": float(row["image_score"])}
-    pictures = {"safe": thumbnail(row["image_safe"]), "generated": blurred(row["image_generated"])}
+    pictures = {"safe": thumbnail(image_safe), "generated": blurred(image_generated)}
     return sample | scores | pictures | {"categories": list(row["categories"])}
