@@ -28,6 +28,9 @@ test: setup  ## lint, types, tests
 test-servers: setup  ## the tests that start slow servers
 	$(BIN)/pytest -m servers || { test $$? = 5 && echo "NOT RUN: no such tests yet"; }
 
+reproduce: setup  ## a fresh clone of the commit, without a cache: the bytes of dvc.lock? (QUICK=1: 40 rows)
+	@$(BIN)/python -m safeclip.pipeline.reproduce $(if $(QUICK),--quick)
+
 deps: $(ENVIRONMENT)  ## write each stage's import closure into dvc.yaml
 	@$(BIN)/python -m safeclip.pipeline --sync
 
@@ -62,4 +65,4 @@ data/base_encoder: data.dvc | $(ENVIRONMENT)
 	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python 'infinity-emb[torch,server]==0.0.78' aiohttp
 	@touch $@
 
-.PHONY: help setup run test test-servers deps vllm bench-env clean
+.PHONY: help setup run test test-servers reproduce deps vllm bench-env clean

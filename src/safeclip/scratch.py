@@ -79,13 +79,18 @@ def open_scratch(stage: str, settings: Section, inputs: Iterable[Path]) -> Itera
     ]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     folder = WORK / stage / digest
-    for other in sorted((WORK / stage).glob("*")):
-        if other != folder:
-            print(f"{stage}: {other} is of other inputs or settings; removed", flush=True)
-            shutil.rmtree(other)
+    remove_stale(stage, folder)
     folder.mkdir(parents=True, exist_ok=True)
     yield Scratch(stage, folder)
     shutil.rmtree(folder)
+
+
+def remove_stale(stage: str, folder: Path) -> None:
+    """Remove what lies beside `folder`, the scratch of a stage's present inputs, with a line for each."""
+    for other in sorted(folder.parent.glob("*")):
+        if other != folder:
+            print(f"{stage}: {other} is of other inputs or settings; removed", flush=True)
+            shutil.rmtree(other)
 
 
 def file_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from safeclip.training.teacher import embed_quadruplets, read_teacher
 
 TEACHER = RESULTS / "embed_teacher"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+SCRATCH = Path("work/package")
 VERDICT = RESULTS / "gate" / "verdict.json"
 
 
@@ -42,8 +44,10 @@ def package(settings: Settings) -> None:
     base = Path(settings.data.path) / "base_encoder"
     lineage = {"adapter": sha256(ADAPTER), "verdict": sha256(VERDICT), "data": sha256(Path("data.dvc"))}
     card = model_card(verdict, lineage)
-    with output("package") as out, tempfile.TemporaryDirectory() as scratch:
-        os.environ["BENTOML_HOME"] = scratch  # before BentoML is imported
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # of a run that was killed
+    SCRATCH.mkdir(parents=True)
+    with output("package") as out, tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
+        os.environ["BENTOML_HOME"] = str(Path(scratch).resolve())  # before BentoML is imported
         model = Path(scratch) / "model"
         candidate = load_candidate(base, ADAPTER)
         facts = ModelFacts(scoring=_scoring(settings, candidate), metrics=_metrics(verdict))

@@ -9,6 +9,7 @@ from pathlib import Path
 from safeclip.encoders.load import load_encoder
 from safeclip.guard import Guard, load_guard
 from safeclip.records import CAPTIONS, QUARANTINE, write_table
+from safeclip.scratch import WORK, remove_stale
 from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.settings.stage import StageSettings
 from safeclip.settings.tune_rewriter import TuneRewriter
@@ -75,7 +76,8 @@ def _rewrite(
     own, seed, compute = settings.rewrite_captions, settings.seed, settings.compute
     folder = model_folder(settings.tune_rewriter.model)
     digest = answers_digest(folder, ADAPTER, own, seed=seed, threads=compute.threads)
-    kept = checkpoint_folder(Path("work") / STAGE, digest, requests)
+    kept = checkpoint_folder(WORK / STAGE, digest, requests)
+    remove_stale(STAGE, kept)
     threads = compute.threads * compute.workers  # a server has the cores that the workers would have
     with open_rewriter(folder, ADAPTER, own, seed=seed, threads=threads) as make:
         job = RewriteJob(make, AnswerCheck(guard), compute.threads, kept, waits=own.engine == "vllm")

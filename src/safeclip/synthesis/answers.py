@@ -27,6 +27,12 @@ _SEPARATORS = re.compile(r"\s(?:\||/|;|=>|->|→)\s|\s\d[.)]\s")
 _CHAT = re.compile(r"<\|?\w+\|?>|^(?:system|user|assistant)\b", re.I)
 _REFUSAL = re.compile(r"\b(?:i'm sorry|i am sorry|i can(?:no|')t|i cannot|as an ai|language model)\b", re.I)
 _WORD = re.compile(r"[a-z]+(?:['’-][a-z]+)*", re.I)
+_SMALL_ENGLISH = "a an the of and with in on at near by to is are his her their for from over under while as"
+_SMALL_FOREIGN = (  # of Spanish, French, Italian, Portuguese and German, none of them English
+    "un una el la los las del con de por le les des une avec dans sur il elle di della uno com uma ein eine "
+    "einer einem der das und mit auf im ist em para está è e y et"
+)
+_ENGLISH, _FOREIGN = frozenset(_SMALL_ENGLISH.split()), frozenset(_SMALL_FOREIGN.split())
 _DANGLING = re.compile(r"\s+(?:a|an|the|of|with|and|or|in|on|at|to|by|near|for|from|his|her|their)$", re.I)
 
 
@@ -98,7 +104,10 @@ def _is_echo(text: str, caption: str, concept: str) -> bool:
 
 
 def _reads_as_english(text: str, words: list[str]) -> bool:
-    """Mostly Latin letters and spaces, and words that have a vowel and a length one meets."""
+    """Mostly Latin letters and spaces, words with a vowel and a length one meets, no other language's."""
+    foreign = sum(word in _FOREIGN for word in words)
+    if foreign >= 2 and foreign > sum(word in _ENGLISH for word in words):
+        return False
     plain = sum(c.isascii() and (c.isalpha() or c in " ,.'-") for c in text)
     wordlike = sum(bool(re.search("[aeiouy]", word)) and len(word) <= 18 for word in words)
     return plain >= 0.9 * len(text) and wordlike >= 0.8 * len(words)

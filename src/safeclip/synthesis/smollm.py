@@ -7,10 +7,10 @@ are converted once to bfloat16 safetensors in a cache folder, keyed by the file'
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,13 +51,18 @@ def _converted(gguf: Path, cache: Path) -> Path:
     folder = cache / f"{NAME}-{key}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=cache))
-        _convert(gguf, partial)
-        try:
-            os.rename(partial, folder)
-        except OSError:  # another process was first
-            shutil.rmtree(partial)
+        with (cache / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # held until the file is closed, or its process killed
+            if not folder.is_dir():
+                _convert_whole(gguf, cache / f".{NAME}-partial", folder)
     return folder
+
+
+def _convert_whole(gguf: Path, partial: Path, folder: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    _convert(gguf, partial)
+    os.rename(partial, folder)
 
 
 def _convert(gguf: Path, target: Path) -> None:

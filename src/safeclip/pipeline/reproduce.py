@@ -1,0 +1,130 @@
+"""`make reproduce`: does a fresh clone of the commit, without a cache, give the bytes of dvc.lock again?
+
+The clone runs with another number of workers, another time zone, locale, home and hash seed than a user is
+likely to have. One line a stage; status 1 if an output's digest differs. `--quick` runs two clones on 40
+rows, each in surroundings of its own, and compares them with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from safeclip.errors import PipelineError, SafeclipError
+from safeclip.pipeline.checkout import override_params, tiny_params
+from safeclip.pipeline.graph import load_graph, project_root
+
+FOLDER = Path("work/reproduce")
+Outputs = dict[str, dict[str, str]]
+"""Stage -> path of an output -> its digest in dvc.lock."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What must not matter. `environment` is set on top of the present one."""
+
+    workers: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+FIRST = Surroundings(1, {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7"})
+SECOND = Surroundings(3, {"TZ": "America/St_Johns", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "11"})
+
+
+def outputs(lock: Path) -> Outputs:
+    """The digests that a dvc.lock records; `PipelineError` if there is no such file."""
+    try:
+        stages = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        raise PipelineError(f"{lock}: no such file; run the chain and commit dvc.lock first") from None
+    return {
+        name: {out["path"]: out["md5"] for out in stage.get("outs", [])} for name, stage in stages.items()
+    }
+
+
+def clone(root: Path, folder: Path, where: Surroundings, *, tiny: bool = False) -> Path:
+    """The committed state of `root` in `folder`, with no results and no cache, set for `where`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(
+        ["git", "clone", "--quiet", str(root), str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PipelineError(f"git clone of {root}: {' '.join(done.stderr.split())}")
+    override_params(folder, tiny_params(folder) if tiny else {})
+    override_params(folder, {"compute": {"workers": where.workers}})
+    return folder
+
+
+def run_stage(root: Path, stage: str, where: Surroundings) -> None:
+    """Run one stage of a clone from nothing; `PipelineError` with its last line if it fails."""
+    home = root.parent / f"{root.name}-home"
+    home.mkdir(exist_ok=True)
+    surroundings = {**where.environment, "HOME": str(home), "PYTHONPATH": str(root / "src")}
+    command = [sys.executable, "-m", "safeclip.cli", "stage", stage, "--force"]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, **surroundings}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PipelineError(f"{stage}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+
+
+def reproduce(root: Path, where: Surroundings, expected: Outputs, say: Callable[[str], None]) -> bool:
+    """Run each stage of the clone `root` that `expected` knows, a line each; True if all digests agree."""
+    same = True
+    for stage in load_graph(root):
+        if stage.endswith(".dvc") or stage in expected:
+            run_stage(root, stage, where)
+        if stage in expected:
+            differing = _differing(outputs(root / "dvc.lock").get(stage, {}), expected[stage])
+            say(f"{stage:18} {'DIFFERS: ' + ', '.join(differing) if differing else 'the same bytes'}")
+            same = same and not differing
+    return same
+
+
+def _differing(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    return sorted(path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path))
+
+
+def quick(root: Path, say: Callable[[str], None]) -> bool:
+    """Two clones on 40 rows against each other; `package` is left out, as so few rows pass no gate."""
+    one = clone(root, root / FOLDER / "one", FIRST, tiny=True)
+    for stage in load_graph(one):
+        if stage != "package":
+            run_stage(one, stage, FIRST)
+    two = clone(root, root / FOLDER / "two", SECOND, tiny=True)
+    return reproduce(two, SECOND, outputs(one / "dvc.lock"), say)
+
+
+def main() -> int:
+    """0: the same bytes; 1: something differs or failed."""
+    parser = argparse.ArgumentParser(prog="python -m safeclip.pipeline.reproduce", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two clones on 40 rows against each other")
+    options = parser.parse_args()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    try:
+        root = project_root()
+        if options.quick:
+            same = quick(root, say)
+        else:
+            copy = clone(root, root / FOLDER / "one", FIRST)
+            same = reproduce(copy, FIRST, outputs(copy / "dvc.lock"), say)
+        shutil.rmtree(root / FOLDER)
+    except SafeclipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
