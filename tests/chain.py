@@ -21,9 +21,14 @@ class TinyChain:
 
 def run_tiny_chain(folder: Path) -> TinyChain:
     """Copy this checkout, as a fresh clone with tiny params, and run the flow in it through every stage."""
+    from safeclip.synthesis.smollm import CACHE, NAME, model_folder  # imports torch
+
     root = copy_checkout(PROJECT, folder)
     override_params(root, tiny_params(root))
-    return TinyChain(root, run(root, "safeclip", "run", timeout=900))
+    model_folder(NAME, PROJECT / CACHE)  # converted once a checkout: half a minute that every copy would pay
+    (root / CACHE).parent.mkdir()
+    (root / CACHE).symlink_to(PROJECT / CACHE)
+    return TinyChain(root, run(root, "safeclip", "run", timeout=1100))
 
 
 def copy_chain(chain: TinyChain, folder: Path) -> Path:
