@@ -20,7 +20,7 @@ class Lora(Section):
 class Interpolate(Section):
     """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
 
-    text: Share = 0.75
+    text: Share = 0.85
     image: Share = 1.0
 
 
