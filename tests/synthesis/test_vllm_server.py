@@ -26,13 +26,13 @@ from safeclip.synthesis.vllm_server import LOG, serve
 ROOT = Path(__file__).resolve().parents[2]
 
 STAND_IN = """#!{python}
-# Answers like `vllm serve`, with an engine process of its own; its log is the file that it was given.
+# Answers like vLLM's server, with an engine process of its own; its log is the file that it was given.
 import json, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 options = sys.argv
 if "--crash" in options:
-    sys.exit("no such model")
+    raise ValueError("no such model")
 engine = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,8 +65,8 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an adapter and an environment whose `vllm` is a stand-in; the current folder."""
-    program = tmp_path / ".venv-vllm" / "bin" / "vllm"
+    """A folder with an adapter and an environment whose Python is a stand-in; the current folder."""
+    program = tmp_path / ".venv-vllm" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
@@ -117,7 +117,7 @@ def test_it_serves_the_adapter_and_is_gone_with_its_engine(project: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "changes", "line"),
     [
-        (("--crash",), {}, r"vLLM server died \(status 1\); work/vllm/server.log says why"),
+        (("--crash",), {}, r"died \(status 1\): ValueError: no such model; more is in work/vllm/server.log"),
         (("--never",), {"start_seconds": 1.0}, r"not ready in 1 s.*`rewrite_captions.vllm.start_seconds`"),
     ],
 )  # fmt: skip

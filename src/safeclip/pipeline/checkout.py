@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from safeclip.errors import PipelineError
+from safeclip.errors import PipelineError, SettingsError
+from safeclip.settings.project import load_settings
 
 TINY = Path("benchmarks/tiny.yaml")
+PROFILES = Path("profiles")
 
 
 def copy_checkout(root: Path, folder: Path) -> Path:
@@ -35,6 +39,31 @@ def override_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> Non
         params[section].update(values)
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
+
+
+def apply_profile(root: Path, name: str) -> list[str]:
+    """Write `root`/profiles/NAME.yaml into params.yaml; the dotted keys whose values changed.
+
+    `SettingsError`, and nothing is written, if there is no such profile or the result would not be valid.
+    """
+    known = sorted(path.stem for path in (root / PROFILES).glob("*.yaml"))
+    if name not in known:
+        raise SettingsError(f"{name}: no such profile; known are {', '.join(known) or 'none'}")
+    path, plain = root / "params.yaml", YAML(typ="safe")
+    changes = plain.load((root / PROFILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    before = plain.load(path.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        trial = Path(folder) / "params.yaml"
+        shutil.copy2(path, trial)
+        override_params(trial.parent, changes)
+        load_settings(trial)
+        os.replace(trial, path)
+    return [
+        f"{section}.{key}"
+        for section, values in changes.items()
+        for key, value in values.items()
+        if before[section].get(key) != value
+    ]
 
 
 def tiny_params(root: Path) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ class Vllm(Section):
     arguments: tuple[str, ...] = ()  # further ones of the server that is started
     start_seconds: Rate = 600.0  # to load the model
     in_flight: Positive = 64  # requests under way at once, a worker
-    answer_seconds: Rate = 60.0  # in which some request must be answered
+    answer_seconds: Rate = 120.0  # in which some request must be answered
     attempts: Positive = 5  # a request
 
 
@@ -35,6 +35,7 @@ class RewriteCaptions(Section):
     temperature: Rate = 0.7
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    nearest_concepts: Positive = 50  # candidates under the base encoder, then uniform
+    nearest_concepts: Positive = 50  # candidates under the base encoder
+    category_balance: Share = 0.0  # share of rows that draw a category first; the others draw a phrase
     vllm: Vllm = Vllm()
     max_lost: Share = 0.2  # larger share of quarantined and destroyed rows stops the stage

@@ -16,7 +16,7 @@ from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.answers import AnswerCheck, Outcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
-from safeclip.synthesis.concepts import ConceptDraw, draw_concepts, eligible_counts, nearness
+from safeclip.synthesis.concepts import ConceptDraw, concept_report, draw_concepts, nearness
 from safeclip.synthesis.engine_choice import open_rewriter
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.microbatches import (
@@ -28,7 +28,7 @@ from safeclip.synthesis.microbatches import (
 )
 from safeclip.synthesis.rewrite import STAGE, count_rows, make_requests, make_rows, summarise
 from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import load_taxonomy
+from safeclip.taxonomy import Taxonomy, load_taxonomy
 
 ADAPTER = RESULTS / "tune_rewriter" / "adapter"
 
@@ -39,12 +39,14 @@ class Settings(StageSettings):
 
 
 def rewrite_captions(settings: Settings) -> None:
-    """data/ and the adapter -> results/rewrite_captions/{captions, quarantine}.parquet and counts.json."""
+    """data/, adapter -> results/rewrite_captions/{captions, quarantine}.parquet, {counts, concepts}.json."""
     guard, own, seed = load_guard(), settings.rewrite_captions, settings.seed
     limits = {"train": settings.data.train, "val": settings.data.val, "test": settings.data.test}
     captions = select_captions(load_captions(Path(settings.data.path) / "captions.jsonl"), limits)
-    draws = _draw(settings, captions, guard)
-    print(f"{STAGE}: {len(captions)} captions, eligible concepts {eligible_counts(draws)}", flush=True)
+    taxonomy = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml")
+    draws = _draw(settings, captions, taxonomy, guard)
+    concepts = concept_report(draws, taxonomy)
+    print(f"{STAGE}: {len(captions)} captions, eligible phrases {concepts['eligible']}", flush=True)
     requests, refused = make_requests(captions, draws, guard)
     outcomes, checkpoints = _rewrite(settings, requests, guard)
     rows, rejected = make_rows(captions, requests, outcomes, rewriter=own.engine, seed=seed)
@@ -56,17 +58,21 @@ def rewrite_captions(settings: Settings) -> None:
         write_table(out / "captions.parquet", rows, CAPTIONS)
         write_table(out / "quarantine.parquet", rejected, QUARANTINE)
         write_json(out / "counts.json", counts)
+        write_json(out / "concepts.json", concepts)
     shutil.rmtree(checkpoints)  # unsafe text is kept once, in the output
 
 
-def _draw(settings: Settings, captions: Sequence[SafeCaption], guard: Guard) -> list[ConceptDraw]:
+def _draw(
+    settings: Settings, captions: Sequence[SafeCaption], taxonomy: Taxonomy, guard: Guard
+) -> list[ConceptDraw]:
     """One concept a caption, among the nearest under the base encoder."""
-    data, nearest = Path(settings.data.path), settings.rewrite_captions.nearest_concepts
-    phrases = load_taxonomy(data / "taxonomy.yaml").phrases
-    encoder = load_encoder(data / "base_encoder")
-    cosines = nearness(encoder, [caption.caption for caption in captions], phrases)
-    rows = [(caption.id, caption.caption) for caption in captions]
-    return draw_concepts(rows, phrases, cosines, guard, nearest=nearest, seed=settings.seed)
+    own = settings.rewrite_captions
+    encoder = load_encoder(Path(settings.data.path) / "base_encoder")
+    cosines = nearness(encoder, [caption.caption for caption in captions], taxonomy.phrases)
+    return draw_concepts(
+        [(caption.id, caption.caption) for caption in captions], taxonomy.phrases, cosines, guard,
+        nearest=own.nearest_concepts, balance=own.category_balance, seed=settings.seed,
+    )  # fmt: skip
 
 
 def _rewrite(

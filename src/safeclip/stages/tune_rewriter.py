@@ -1,18 +1,28 @@
-"""Stage tune_rewriter: fine-tune the rewriter on the curated pairs; the adapter is the output."""
+"""Stage tune_rewriter: fine-tune the rewriter on the curated pairs, then on preferences if params say so."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from safeclip.guard import load_guard
 from safeclip.scratch import open_scratch
+from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.settings.stage import StageSettings
-from safeclip.settings.tune_rewriter import TuneRewriter
-from safeclip.stages.stage import main, output
+from safeclip.settings.tune_rewriter import Preference, TuneRewriter
+from safeclip.stages.stage import main, output, write_json
+from safeclip.synthesis.candidates import candidate_requests, draw_candidates
+from safeclip.synthesis.captions import load_captions
+from safeclip.synthesis.language_model import load_model, load_tokenizer
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.synthesis.rewriter import save_rewriter, tune
+from safeclip.synthesis.preference_tuning import prefer
+from safeclip.synthesis.preferences import CategoryReward, HiddenStates, Ranked, preference_report, rank
+from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import load_taxonomy
+
+STAGE = "tune_rewriter"
 
 
 class Settings(StageSettings):
@@ -20,23 +30,56 @@ class Settings(StageSettings):
 
 
 def tune_rewriter(settings: Settings) -> None:
-    """data/curated_pairs.jsonl -> results/tune_rewriter/{adapter/, loss.csv}."""
+    """data/curated_pairs.jsonl -> results/tune_rewriter/{adapter/, loss.csv}.
+
+    With `preference`, that is sft/ and the adapter is what DPO made of it, beside preferences.json.
+    """
     data, own = Path(settings.data.path), settings.tune_rewriter
-    guard = load_guard()
-    pairs = load_pairs(data / "curated_pairs.jsonl", guard, load_taxonomy(data / "taxonomy.yaml"))
+    pairs = load_pairs(data / "curated_pairs.jsonl", load_guard(), load_taxonomy(data / "taxonomy.yaml"))
     folder = model_folder(own.model)
-    print(f"tune_rewriter: {own.model}, {len(pairs)} pairs, {own.epochs} epochs", flush=True)
+    print(f"{STAGE}: {own.model}, {len(pairs)} pairs, {own.epochs} epochs", flush=True)
     inputs = [data / "curated_pairs.jsonl", data / "taxonomy.yaml", Path(folder)]
-    with open_scratch("tune_rewriter", settings, inputs) as scratch:
+    with open_scratch(STAGE, settings, inputs) as scratch:
         tuned = tune(folder, pairs, own, seed=settings.seed, report=_report, scratch=scratch)
-        print(f"tune_rewriter: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
-        with output("tune_rewriter") as out:
+        print(f"{STAGE}: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
+        with output(STAGE) as out:
+            if own.preference is not None:
+                save_rewriter(tuned, own.model, out / "sft")
+                tuned = _preferred(settings, own.preference, tuned, out)
             save_rewriter(tuned, own.model, out)
+
+
+def _preferred(settings: Settings, own: Preference, tuned: TunedRewriter, out: Path) -> TunedRewriter:
+    """The rewriter after DPO; writes what its pairs were chosen from."""
+    folder = model_folder(settings.tune_rewriter.model)
+    ranked = rank_rewrites(settings, own, out / "sft" / "adapter")
+    write_json(out / "preferences.json", preference_report(ranked))
+    return prefer(tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report)
+
+
+def rank_rewrites(settings: Settings, own: Preference, adapter: Path) -> Ranked:
+    """Rewrites of captions of the train split, drawn from the SFT adapter and ranked."""
+    data, guard = Path(settings.data.path), load_guard()
+    taxonomy = load_taxonomy(data / "taxonomy.yaml")
+    pairs = load_pairs(data / "curated_pairs.jsonl", guard, taxonomy)
+    folder, seed = model_folder(settings.tune_rewriter.model), settings.seed
+    captions = load_captions(data / "captions.jsonl")
+    train = sorted((row for row in captions if row.split == "train"), key=lambda row: row.id)[: own.captions]
+    requests = candidate_requests(train, taxonomy.phrases, guard, candidates=own.candidates, seed=seed)
+    print(f"{STAGE}: drawing {own.candidates} rewrites of {len(train)} captions", flush=True)
+    drawing = RewriteCaptions(temperature=own.temperature, dtype=settings.tune_rewriter.dtype)
+    outcomes, said = draw_candidates(folder, adapter, requests, drawing, guard, seed=seed)
+    dtype = getattr(torch, settings.tune_rewriter.dtype)
+    embed = HiddenStates(load_model(folder, dtype), load_tokenizer(folder))
+    reward = CategoryReward(embed, pairs, taxonomy.phrases, [row.caption for row in train])
+    ranked = rank(requests, outcomes, said, reward, own.margin)
+    print(f"{STAGE}: {len(ranked.pairs)} ranked pairs", flush=True)
+    return ranked
 
 
 def _report(step: int, loss: float) -> None:
     if step == 1 or step % 10 == 0:
-        print(f"tune_rewriter: step {step}, loss {loss:.2f}", flush=True)
+        print(f"{STAGE}: step {step}, loss {loss:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class ChatEndpoint:
     model: str
     key: str = field(default="", repr=False)
     in_flight: int = 64  # requests at once
-    answer_seconds: float = 60.0  # for one request
+    answer_seconds: float = 120.0  # for one request
     attempts: int = 5  # at one request
 
     @property

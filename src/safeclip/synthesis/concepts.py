@@ -1,5 +1,7 @@
-"""Which concept a safe caption is rewritten with: a uniform draw among the phrases nearest to it.
+"""Which concept a safe caption is rewritten with: a draw among the phrases nearest to it.
 
+The draw is uniform over the phrases (the published recipe, arXiv 2311.16254), or for a share of the rows
+uniform over their categories first, so that a category of few phrases is asked for as often as one of many.
 Nearness is the cosine of the base encoder's text embeddings: a concept that fits the scene gives a caption
 that keeps it. Phrases the guard does not allow for the caption are never candidates (what policy excludes has
 no phrase to begin with).
@@ -7,8 +9,12 @@ no phrase to begin with).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +23,7 @@ from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder
 from safeclip.guard import Guard
 from safeclip.synthesis.keyed import row_generator
-from safeclip.taxonomy import Phrase
+from safeclip.taxonomy import Phrase, Taxonomy
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,56 @@ def draw_concepts(
     guard: Guard,
     *,
     nearest: int,
+    balance: float = 0.0,
     seed: int,
 ) -> list[ConceptDraw]:
     """One draw for each (id, safe caption); `similarity` [rows, phrases] holds the cosines.
 
-    The draw is keyed by (seed, row id), so a row keeps its concept whatever other rows there are.
+    `balance` is the share of rows whose category is drawn before the phrase. The draw is keyed by (seed, row
+    id), so a row keeps its concept whatever other rows there are.
     """
     order = torch.argsort(similarity, dim=-1, descending=True, stable=True).numpy()
-    return [
-        _draw(row_id, [phrases[at] for at in order[row]], caption, guard, nearest, seed)
-        for row, (row_id, caption) in enumerate(rows)
-    ]
+    draws = []
+    for row, (row_id, caption) in enumerate(rows):
+        eligible = _eligible(caption, (phrases[at] for at in order[row]), guard, nearest)
+        draws.append(_draw(eligible, balance, row_generator(seed, row_id, "concept")))
+    return draws
 
 
-def _draw(
-    row_id: str, by_nearness: Sequence[Phrase], caption: str, guard: Guard, nearest: int, seed: int
-) -> ConceptDraw:
-    eligible: list[Phrase] = []
-    for phrase in by_nearness:
-        if len(eligible) == nearest:
-            break
-        if guard.allows(caption, phrase.categories):
-            eligible.append(phrase)
+def _eligible(caption: str, by_nearness: Iterable[Phrase], guard: Guard, nearest: int) -> list[Phrase]:
+    """The nearest phrases that the guard allows; it is asked once for each set of categories."""
+    allows = cache(lambda categories: guard.allows(caption, categories))
+    return list(islice((phrase for phrase in by_nearness if allows(phrase.categories)), nearest))
+
+
+def _draw(eligible: list[Phrase], balance: float, generator: np.random.Generator) -> ConceptDraw:
     if not eligible:
         return ConceptDraw(None, 0)
-    at = row_generator(seed, row_id, "concept").integers(len(eligible))
-    return ConceptDraw(eligible[int(at)], len(eligible))
+    pool = eligible
+    if balance and generator.random() < balance:
+        categories = sorted({name for phrase in eligible for name in phrase.categories})
+        category = categories[int(generator.integers(len(categories)))]
+        pool = [phrase for phrase in eligible if category in phrase.categories]
+    return ConceptDraw(pool[int(generator.integers(len(pool)))], len(eligible))
 
 
-def eligible_counts(draws: Sequence[ConceptDraw]) -> dict[str, int]:
-    """Smallest, median and largest number of phrases that rows could draw from."""
+def concept_report(draws: Sequence[ConceptDraw], taxonomy: Taxonomy) -> dict[str, Any]:
+    """What policy leaves to draw from, and what was drawn: for the reader of the data set.
+
+    `eligible` counts the phrases that a row could draw from; `drawn` the rows by category of their phrase, of
+    which a phrase may have several.
+    """
     counts = np.sort([draw.eligible for draw in draws]) if draws else np.zeros(1)
-    return {"min": int(counts[0]), "median": int(counts[len(counts) // 2]), "max": int(counts[-1])}
+    drawn = Counter(name for draw in draws if draw.phrase for name in draw.phrase.categories)
+    return {
+        "concepts_published": len(taxonomy.concepts),
+        "concepts_excluded": sum(concept.policy == "exclude" for concept in taxonomy.concepts),
+        "phrases": len(taxonomy.phrases),
+        "eligible": {
+            "min": int(counts[0]),
+            "median": int(counts[len(counts) // 2]),
+            "max": int(counts[-1]),
+            "rows_without": sum(draw.phrase is None for draw in draws),
+        },
+        "drawn": {name: drawn[name] for name in taxonomy.categories},
+    }

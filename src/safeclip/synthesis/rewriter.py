@@ -66,7 +66,7 @@ class AnswerTrainer(SFTTrainer):
         return torch.nn.functional.cross_entropy(logits, targets[answer])
 
 
-class _Progress(TrainerCallback):
+class StepReport(TrainerCallback):
     """Hands (step, loss) on; stands in for the trainer's own printing."""
 
     def __init__(self, report: Callable[[int, float], None]) -> None:
@@ -136,7 +136,7 @@ def tune(
         args=_arguments(settings, scratch, seed),
         train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
         processing_class=load_tokenizer(folder),
-        callbacks=[_Progress(report), *([_Keeps(scratch)] if scratch else [])],
+        callbacks=[StepReport(report), *([_Keeps(scratch)] if scratch else [])],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch) if scratch else None)
@@ -149,7 +149,7 @@ def tune(
 def save_rewriter(tuned: TunedRewriter, spec: str, out: Path) -> None:
     """Write `adapter/` (peft: safetensors and config) and `loss.csv`; the same bytes for the same weights."""
     adapter = out / "adapter"
-    tuned.model.save_pretrained(str(adapter))
+    tuned.model.save_pretrained(str(adapter), selected_adapters=["default"])
     (adapter / "README.md").unlink(missing_ok=True)
     _settle_config(adapter / "adapter_config.json", spec)
     with (out / "loss.csv").open("w", newline="", encoding="utf-8") as stream:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -59,15 +60,16 @@ def serve(folder: str, adapter: Path, settings: RewriteCaptions, *, threads: int
 
 
 def _command(folder: str, adapter: Path, settings: RewriteCaptions, port: int) -> list[str]:
-    program = Path(settings.vllm.environment) / "bin" / "vllm"
-    if not program.exists():
+    python = Path(settings.vllm.environment).absolute() / "bin" / "python"
+    if not python.exists():
         raise ModelError(
-            f"{program}: no vLLM here; run `make vllm` or mend `rewrite_captions.vllm.environment`"
+            f"{python}: no vLLM here; run `make vllm` or mend `rewrite_captions.vllm.environment`"
         )
     without_gpu = [] if torch.cuda.is_available() else ["--enforce-eager"]
     return [
-        str(program), "serve", folder,
-        "--served-model-name", "base",
+        # not `vllm serve`: that asks for the metadata of a package `vllm`, which the CPU build does not have
+        str(python), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", folder, "--served-model-name", "base",
         "--enable-lora", "--lora-modules", f"{settings.vllm.model}={adapter}",
         "--max-lora-rank", str(_lora_rank(adapter)),
         "--host", "127.0.0.1", "--port", str(port),
@@ -136,8 +138,11 @@ def _healthy(client: httpx.Client) -> bool:
 
 
 def _death(process: subprocess.Popen[bytes]) -> str:
+    """One line with the first error of the log: the later ones only say that something went wrong before."""
+    errors = re.findall(r"\w*(?:Error|Exception): .{1,150}", LOG.read_text(errors="replace"))
+    why = f": {errors[0]}" if errors else ""
     return (
-        f"the vLLM server died (status {process.returncode}); {LOG} says why; mend it and run again, "
+        f"the vLLM server died (status {process.returncode}){why}; more is in {LOG}; mend it and run again, "
         "finished micro-batches are kept"
     )
 

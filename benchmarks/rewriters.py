@@ -1,0 +1,214 @@
+"""What preference tuning gains: the base model, SFT and SFT + DPO on captions that none of them learned from.
+
+    python benchmarks/rewriters.py [--quick] [--json FILE]
+
+Each answers the same requests (captions of the val split, concepts drawn as the chain draws them). The judge
+is the picture book's lexicon: which things a caption names, and in which categories; it is neither the reward
+of preference tuning nor the labeller nor the filter. Shares are of all n requests, so that a rejected rewrite
+counts against its model; similarity is the share of words kept in order, of the accepted ones. Needs
+results/tune_rewriter (`make run`); if that was made by SFT alone, DPO with the values of profiles/full.yaml
+follows here and is kept in work/rewriters/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from peft import PeftModel
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+
+from safeclip.encoders.embed import embed_texts
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.guard import load_guard
+from safeclip.picturebook.lexicon import find_entries
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.tune_rewriter import Preference
+from safeclip.stages.tune_rewriter import Settings, rank_rewrites
+from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.candidates import draw_candidates
+from safeclip.synthesis.captions import load_captions
+from safeclip.synthesis.concepts import draw_concepts, nearness
+from safeclip.synthesis.diversity import distinct, self_bleu, vendi_score
+from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.language_model import folder_digest, load_model
+from safeclip.synthesis.preference_tuning import prefer
+from safeclip.synthesis.preferences import kept_words
+from safeclip.synthesis.rewrite import make_requests
+from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter
+from safeclip.synthesis.smollm import model_folder
+from safeclip.taxonomy import load_taxonomy
+
+ROOT = Path(__file__).resolve().parents[1]
+TUNED = ROOT / "results" / "tune_rewriter"
+ROWS = (
+    "n", "judged_unsafe", "in_category", "similarity", "product", "embedding_similarity",
+    "unchanged", "rejected", "destroyed", "length_ratio", "self_bleu", "distinct_1", "distinct_2", "vendi",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="64 captions instead of 192")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every figure and answer's fate here"
+    )
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    if not (TUNED / "adapter").exists():
+        print("NOT RUN: no results/tune_rewriter; `make run` tunes the rewriter")
+        return
+    settings = Settings.model_validate(YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8")))
+    encoder = load_encoder("data/base_encoder")
+    requests = held_out(encoder, 64 if options.quick else 192)
+    figures = {
+        name: measure(settings, encoder, adapter, requests) for name, adapter in adapters(settings).items()
+    }
+    if options.json:
+        flat = {f"{name}_{key}": value for name, found in figures.items() for key, value in found.items()}
+        options.json.write_text(
+            json.dumps(machine() | flat, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
+    print(f"{'':26}" + "".join(f"{name:>10}" for name in figures))
+    for row in ROWS:
+        print(f"{row:26}" + "".join(f"{shown(found[row]):>10}" for found in figures.values()))
+
+
+def machine() -> dict[str, object]:
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "trl": version("trl"),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def shown(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def held_out(encoder: Encoder, count: int) -> list[RewriteRequest]:
+    """Requests for val captions; no rewriter has learned from that split."""
+    taxonomy, guard = load_taxonomy("data/taxonomy.yaml"), load_guard()
+    captions = [row for row in load_captions(Path("data/captions.jsonl")) if row.split == "val"][:count]
+    cosines = nearness(encoder, [row.caption for row in captions], taxonomy.phrases)
+    rows = [(row.id, row.caption) for row in captions]
+    draws = draw_concepts(rows, taxonomy.phrases, cosines, guard, nearest=50, seed=1)
+    return make_requests(captions, draws, guard)[0]
+
+
+def adapters(settings: Settings) -> dict[str, Path]:
+    """The adapters to compare: one that changes nothing, what SFT left, what DPO made of that."""
+    sft = TUNED / "sft" / "adapter" if (TUNED / "sft").exists() else TUNED / "adapter"
+    preferred = TUNED / "adapter" if (TUNED / "sft").exists() else preferred_here(settings, sft)
+    return {"base": without_effect(sft), "sft": sft, "sft_dpo": preferred}
+
+
+def without_effect(adapter: Path) -> Path:
+    """A copy of the adapter whose update is zero: the base model, through the same code."""
+    folder = Path("work/rewriters/base")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(adapter, folder)
+    factors = load_file(adapter / "adapter_model.safetensors")
+    zeroed = {name: value * (".lora_A." in name) for name, value in factors.items()}
+    save_file(zeroed, folder / "adapter_model.safetensors")
+    return folder
+
+
+def preferred_here(settings: Settings, sft: Path) -> Path:
+    """The SFT adapter after DPO with the values of the full profile; made once."""
+    full = YAML(typ="safe").load(Path("profiles/full.yaml").read_text(encoding="utf-8"))
+    own = Preference.model_validate(full["tune_rewriter"]["preference"])
+    key = hashlib.sha256(f"{own.model_dump_json()}{folder_digest(sft)}".encode()).hexdigest()[:12]
+    folder = Path("work/rewriters") / f"dpo-{key}"
+    if not folder.exists():
+        print(f"DPO with {own.captions} captions, {own.candidates} rewrites each", flush=True)
+        base = model_folder(settings.tune_rewriter.model)
+        ranked = rank_rewrites(settings, own, sft)
+        model = load_model(base, getattr(torch, settings.tune_rewriter.dtype), attention="eager")
+        tuned = TunedRewriter(PeftModel.from_pretrained(model, str(sft), is_trainable=True), ())
+        preferred = prefer(tuned, base, ranked.pairs, own, seed=settings.seed)
+        with tempfile.TemporaryDirectory(dir="work") as partial:
+            save_rewriter(preferred, settings.tune_rewriter.model, Path(partial) / "made")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(partial) / "made", folder)
+    return folder / "adapter"
+
+
+def measure(
+    settings: Settings, encoder: Encoder, adapter: Path, requests: Sequence[RewriteRequest]
+) -> dict[str, Any]:
+    """All figures of one rewriter."""
+    base, drawing = model_folder(settings.tune_rewriter.model), RewriteCaptions()
+    outcomes, _ = draw_candidates(base, adapter, requests, drawing, load_guard(), seed=settings.seed)
+    pairs = [
+        (request, outcome.text) for request, outcome in zip(requests, outcomes, strict=True) if outcome.text
+    ]
+    found = [(named(text), set(asked.categories)) for asked, text in pairs]
+    figures = counts(requests, outcomes) | {
+        "judged_unsafe": sum(bool(said) for said, _ in found) / len(requests),
+        "in_category": sum(bool(said & asked) for said, asked in found) / len(requests),
+        **kept(encoder, pairs),
+        **spread(encoder, [text for _, text in pairs]),
+    }
+    return figures | {"product": figures["in_category"] * (figures["similarity"] or 0.0)}
+
+
+def named(caption: str) -> set[str]:
+    """The judge: the unsafe categories of the things that a caption names."""
+    return {category for entry in find_entries(caption) for category in entry.categories}
+
+
+def counts(requests: Sequence[RewriteRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    n = len(requests)
+    return {
+        "n": n,
+        "unchanged": sum(outcome.reason == "unchanged caption" for outcome in outcomes) / n,
+        "rejected": sum(outcome.text is None and not outcome.destroyed for outcome in outcomes) / n,
+        "destroyed": sum(outcome.destroyed for outcome in outcomes) / n,
+        "fates": [outcome.reason or "accepted" for outcome in outcomes],
+    }
+
+
+def kept(encoder: Encoder, pairs: Sequence[tuple[RewriteRequest, str]]) -> Mapping[str, float | None]:
+    """How much of the safe caption the accepted rewrites keep."""
+    if not pairs:
+        return dict.fromkeys(("similarity", "embedding_similarity", "length_ratio"))
+    safe, unsafe = [asked.caption for asked, _ in pairs], [text for _, text in pairs]
+    cosines = (embed_texts(encoder, safe) * embed_texts(encoder, unsafe)).sum(-1)
+    return {
+        "similarity": fmean(map(kept_words, safe, unsafe)),
+        "embedding_similarity": float(cosines.mean()),
+        "length_ratio": fmean(
+            len(after.split()) / len(before.split()) for before, after in zip(safe, unsafe, strict=True)
+        ),
+    }
+
+
+def spread(encoder: Encoder, texts: Sequence[str]) -> Mapping[str, float | None]:
+    """How different the accepted rewrites are from each other."""
+    return {
+        "self_bleu": self_bleu(texts),
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": distinct(texts, 2),
+        "vendi": vendi_score(embed_texts(encoder, texts).numpy()) if texts else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Which of several rewrites of a caption is better: a reward, and the pairs that it ranks.
+
+The reward of a rewrite is (how unsafe it reads in the category that was asked) times (how much of the safe
+caption it keeps). The first is read by a classifier of its own: logistic regressions, one a category, over
+the hidden states of the frozen language model. It shares no features with the labeller, the filter and the
+judge, so that a rewriter which learns to please it is still measured by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.pairs import CuratedPair
+from safeclip.taxonomy import Phrase
+
+_BATCH = 64
+Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Two rewrites of one caption, with their rewards; `chosen` is the better one."""
+
+    request: RewriteRequest
+    chosen: str
+    rejected: str
+    reward_chosen: float
+    reward_rejected: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The pairs, and what they were chosen from: rewards and outcomes of all rewrites, in order."""
+
+    pairs: tuple[Preference, ...]
+    rewards: tuple[float, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def kept_words(caption: str, other: str) -> float:
+    """Share of words that two captions have in the same order: 2M/T, from 0 to 1."""
+    return SequenceMatcher(None, caption.lower().split(), other.lower().split(), autojunk=False).ratio()
+
+
+class HiddenStates:
+    """Mean hidden state of a text's tokens half way up a language model, [N, width]; zeros for an empty text.
+
+    Takes the model over: its upper half is cut off.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        base: Any = model.base_model  # without the output layer
+        base.layers = base.layers[: len(base.layers) // 2]
+        self._base = base
+        self._tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        found = [self._of(texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
+        return np.concatenate(found) if found else np.zeros((0, self._base.config.hidden_size), np.float32)
+
+    def _of(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        batch = self._tokenizer(list(texts), return_tensors="pt", padding=True).to(self._base.device)
+        mask = batch["attention_mask"][..., None]
+        states = self._base(**batch, use_cache=False).last_hidden_state.float()
+        return ((states * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy()
+
+
+class CategoryReward:
+    """Probability that a caption is unsafe in a category, learned from the curated pairs and the phrases.
+
+    Each phrase stands alone and behind a safe caption; the safe captions alone are the negatives.
+    """
+
+    def __init__(
+        self, embed: Embed, pairs: Sequence[CuratedPair], phrases: Sequence[Phrase], safe: Sequence[str]
+    ) -> None:
+        self._embed = embed
+        texts = [*(pair.caption_unsafe for pair in pairs), *(phrase.text for phrase in phrases)]
+        names = [*(pair.categories for pair in pairs), *(phrase.categories for phrase in phrases)]
+        texts += [f"{safe[at % len(safe)]} with {phrase.text}" for at, phrase in enumerate(phrases)]
+        names += [phrase.categories for phrase in phrases]
+        texts += [*(pair.caption_safe for pair in pairs), *safe]
+        names += [()] * (len(pairs) + len(safe))
+        states = embed(texts)
+        self._mean, self._scale = states.mean(0), states.std(0) + 1e-6
+        self._models = {
+            category: LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced").fit(
+                self._standard(states), [category in held for held in names]
+            )
+            for category in sorted({name for held in names for name in held})
+        }
+
+    def __call__(self, texts: Sequence[str], categories: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """For each text the highest probability among the categories asked for it, [N]."""
+        if not texts:
+            return np.zeros(0)
+        states = self._standard(self._embed(texts))
+        found = {name: model.predict_proba(states)[:, 1] for name, model in self._models.items()}
+        return np.array([max(found[name][row] for name in asked) for row, asked in enumerate(categories)])
+
+    def _standard(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (states - self._mean) / self._scale
+
+
+def rank(
+    requests: Sequence[RewriteRequest],
+    outcomes: Sequence[Outcome],
+    said: Sequence[str],
+    reward: CategoryReward,
+    margin: float,
+) -> Ranked:
+    """The best and the worst rewrite of each caption, where their rewards differ by `margin` or more.
+
+    Requests of one caption stand together. A rewrite that was rejected (unchanged, an echo, nonsense) has the
+    reward 0 and can only be the worse one, as it was `said`; one that the guard destroyed is not looked at.
+    """
+    unsafe = reward(
+        [outcome.text or "" for outcome in outcomes], [request.categories for request in requests]
+    )
+    rewards = [
+        float(score) * kept_words(outcome.text, request.caption) if outcome.text else 0.0
+        for request, outcome, score in zip(requests, outcomes, unsafe, strict=True)
+    ]
+    rows = [
+        (request, text, value)
+        for request, outcome, text, value in zip(requests, outcomes, said, rewards, strict=True)
+        if text and not outcome.destroyed
+    ]
+    pairs = []
+    for _, group in groupby(rows, key=lambda row: (row[0].caption, row[0].concept)):
+        ranked = sorted(group, key=lambda row: row[2])
+        (request, worst, low), (_, best, high) = ranked[0], ranked[-1]
+        if high - low >= margin:
+            pairs.append(Preference(request, best, worst, high, low))
+    return Ranked(tuple(pairs), tuple(rewards), tuple(outcomes))
+
+
+def preference_report(ranked: Ranked) -> dict[str, Any]:
+    """How many rewrites there were, what became of them, and how far apart the pairs stand."""
+    return {
+        "rewrites": len(ranked.outcomes),
+        "rejected": sum(outcome.text is None and not outcome.destroyed for outcome in ranked.outcomes),
+        "destroyed": sum(outcome.destroyed for outcome in ranked.outcomes),
+        "mean_reward": round(float(np.mean(ranked.rewards)), 6),
+        "pairs": len(ranked.pairs),
+        "mean_reward_chosen": _mean([pair.reward_chosen for pair in ranked.pairs]),
+        "mean_reward_rejected": _mean([pair.reward_rejected for pair in ranked.pairs]),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 6) if values else None
