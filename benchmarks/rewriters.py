@@ -31,6 +31,7 @@ import torch
 from peft import PeftModel
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
+from torchmetrics.functional.text import bleu_score
 
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
@@ -43,7 +44,6 @@ from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.candidates import draw_candidates
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
-from safeclip.synthesis.diversity import distinct, self_bleu, vendi_score
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.language_model import folder_digest, load_model
 from safeclip.synthesis.preference_tuning import prefer
@@ -52,6 +52,7 @@ from safeclip.synthesis.rewrite import make_requests
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter
 from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import load_taxonomy
+from safeclip.validation.diversity import distinct_n, vendi
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNED = ROOT / "results" / "tune_rewriter"
@@ -164,7 +165,7 @@ def measure(
         "judged_unsafe": sum(bool(said) for said, _ in found) / len(requests),
         "in_category": sum(bool(said & asked) for said, asked in found) / len(requests),
         **kept(encoder, pairs),
-        **spread(encoder, [text for _, text in pairs]),
+        **spread([text for _, text in pairs]),
     }
     return figures | {"product": figures["in_category"] * (figures["similarity"] or 0.0)}
 
@@ -200,14 +201,24 @@ def kept(encoder: Encoder, pairs: Sequence[tuple[RewriteRequest, str]]) -> Mappi
     }
 
 
-def spread(encoder: Encoder, texts: Sequence[str]) -> Mapping[str, float | None]:
+def spread(texts: Sequence[str]) -> Mapping[str, float | None]:
     """How different the accepted rewrites are from each other."""
     return {
         "self_bleu": self_bleu(texts),
-        "distinct_1": distinct(texts, 1),
-        "distinct_2": distinct(texts, 2),
-        "vendi": vendi_score(embed_texts(encoder, texts).numpy()) if texts else None,
+        "distinct_1": distinct_n(texts, 1),
+        "distinct_2": distinct_n(texts, 2),
+        "vendi": vendi(texts),
     }
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean smoothed BLEU-4 of each text against all others (arXiv 1802.01886); None below two texts."""
+    if len(texts) < 2:
+        return None
+    return fmean(
+        float(bleu_score([text], [[*texts[:at], *texts[at + 1 :]]], smooth=True))
+        for at, text in enumerate(texts)
+    )
 
 
 if __name__ == "__main__":
