@@ -41,7 +41,14 @@ def facts(dimension: int) -> ModelFacts:
         "categories": CATEGORIES,
         "weight": np.zeros((dimension, 1 + len(CATEGORIES))).tolist(),
         "bias": [0.0] * (1 + len(CATEGORIES)),
-        "scoring": {"threshold": 0.6, "shift_threshold": 1.0, "false_alarms": 0.0, "recall": 0.0, "n": 1},
+        "scoring": {
+            "threshold": 0.6,
+            "hide_threshold": 0.6,
+            "shift_threshold": 1.0,
+            "false_alarms": 0.0,
+            "recall": 0.0,
+            "n": 1,
+        },
     }
     return ModelFacts({"text": probe, "image": probe}, [])
 

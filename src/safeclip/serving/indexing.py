@@ -136,7 +136,12 @@ def _picture(source: Source, embedder: Embedder) -> IndexRow:
     pixels = embedder.prepare_image(base64.b64encode(data).decode(), source.id)
     served, base = (embedder.images([pixels], base=which) for which in (False, True))
     (score,) = embedder.scorer.score("image", base, served)
-    return IndexRow(IndexItem(source.id, "image", score.unsafe), served[0], base[0], _thumbnail(data))
+    return IndexRow(
+        IndexItem(source.id, "image", embedder.scorer.hides("image", score)),
+        served[0],
+        base[0],
+        _thumbnail(data),
+    )
 
 
 def _captions(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
@@ -144,7 +149,11 @@ def _captions(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
     served, base = (embedder.texts(words, base=which) for which in (False, True))
     scores = embedder.scorer.score("text", base, served)
     return [
-        IndexRow(IndexItem(source.id, "text", score.unsafe, source.text), vector, base_vector)
+        IndexRow(
+            IndexItem(source.id, "text", embedder.scorer.hides("text", score), source.text),
+            vector,
+            base_vector,
+        )
         for source, score, vector, base_vector in zip(sources, scores, served, base, strict=True)
     ]
 

@@ -122,7 +122,7 @@ class Scores(Message):
 
 
 class Hit(Message):
-    """An item of the gallery. `unsafe` is how the base towers judged it when the index was built."""
+    """An item of the gallery. `unsafe`: its score reached the hiding threshold when the index was built."""
 
     row: int
     id: str
@@ -143,6 +143,7 @@ class Scoring(Message):
     """How the probes did on the validation split when the model was packaged."""
 
     threshold: float
+    hide_threshold: float = Field(description="pages blur from here: 95 % of unsafe inputs score higher")
     shift_threshold: float
     false_alarms: float = Field(description="share of safe inputs called unsafe")
     recall: float = Field(description="share of unsafe inputs called unsafe")

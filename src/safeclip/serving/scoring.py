@@ -31,6 +31,10 @@ class Scorer:
         """Thresholds and measured error by modality."""
         return {name: probe.described for name, probe in self._probes.items()}
 
+    def hides(self, modality: str, score: Score) -> bool:
+        """Whether a page must blur it; errs towards hiding."""
+        return score.score >= self._probes[modality].described.hide_threshold
+
     def score(self, modality: str, base: np.ndarray, served: np.ndarray) -> list[Score]:
         """Scores of inputs of one modality from their base and served embeddings, both [N, D]."""
         probe = self._probes[modality]

@@ -27,7 +27,7 @@ async function shown(hit) {
   const answer = await fetch(`/gallery/${hit.row}`);
   if (answer.headers.get("content-type") === "image/webp") {
     const image = document.createElement("img");
-    image.alt = hit.unsafe ? "judged unsafe" : hit.id;
+    image.alt = hit.unsafe ? "may be unsafe" : hit.id;
     image.src = URL.createObjectURL(await answer.blob());
     image.onload = () => URL.revokeObjectURL(image.src);
     box.append(image);
@@ -43,7 +43,7 @@ async function card(hit) {
   const press = element("button", "", "");
   press.type = "button";
   press.append(await shown(hit));
-  press.title = hit.unsafe ? "judged unsafe: press to show or hide" : hit.id;
+  press.title = hit.unsafe ? "may be unsafe: press to show or hide" : hit.id;
   press.onclick = () => item.classList.toggle("revealed");
   item.append(press, element("small", "", `${hit.score.toFixed(3)} ${hit.id}`));
   return item;
@@ -99,6 +99,6 @@ addEventListener("drop", async (event) => {
 });
 
 post("/info", {}).then((info) => {
-  const gallery = info.gallery ? `${info.gallery.items} items, ${info.gallery.unsafe} of them judged unsafe` : "no gallery mounted";
+  const gallery = info.gallery ? `${info.gallery.items} items, ${info.gallery.unsafe} of them hidden` : "no gallery mounted";
   document.getElementById("model").textContent = `Model ${info.version}; ${gallery}.`;
 }).catch((fault) => { document.getElementById("model").textContent = fault.message; });
