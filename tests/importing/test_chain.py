@@ -29,7 +29,7 @@ COUNT = 60
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the default data folder and params."""
-    for name in ("params.yaml", "dvc.yaml", "production.json"):
+    for name in ("params.yaml", "dvc.yaml", "production.json", "data_baseline.json"):
         (tmp_path / name).write_text((PROJECT / name).read_text())
     (tmp_path / "data").symlink_to(PROJECT / "data")
     monkeypatch.chdir(tmp_path)
