@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -90,11 +91,12 @@ def machine() -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="5 pairs of 4 s, ViT-B/32 alone")
+    parser.add_argument("--quick", action="store_true", help="5 pairs of 3 s, ViT-B/32 alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--mixed", type=float, metavar="SECONDS", help="mixed load on the picture-book model")
     parser.add_argument("--models", type=Path, help="keep the models made for this here, and use them again")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers end with us
     figures = machine()
     with tempfile.TemporaryDirectory(prefix="safeclip-bench-") as scratch:
         models = options.models or Path(scratch)
@@ -119,7 +121,7 @@ def main() -> None:
 
 def vit(models: Path, scratch: Path, quick: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    pairs, seconds = (5, 4.0) if quick else (9, 8.0)
+    pairs, seconds = (5, 3.0) if quick else (9, 8.0)
     with ours(models / "ours", scratch) as service, infinity(models / "peer", scratch) as peer:
         if peer is None:
             print("infinity-emb NOT RUN: .venv-bench is missing; `make bench-env` makes it", file=sys.stderr)
