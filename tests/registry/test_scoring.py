@@ -19,7 +19,12 @@ def labelled(seed: int, count: int = 200) -> Labelled:
         (["violence"] if row[1] > 0 else ["hate"]) if bad else []
         for row, bad in zip(vectors, unsafe, strict=True)
     ]
-    return Labelled(vectors, unsafe, categories)
+    return Labelled(np.hstack([vectors, moved(vectors, unsafe)]), unsafe, categories)
+
+
+def moved(base: np.ndarray, unsafe: np.ndarray) -> np.ndarray:
+    """Served embeddings of an encoder that sends what is unsafe to the other side."""
+    return np.where(unsafe[:, None], -base, base)
 
 
 CATEGORIES = ["hate", "never seen", "violence"]
@@ -33,8 +38,8 @@ def probe() -> dict:
 def test_the_packaged_probe_judges_new_inputs() -> None:
     new = labelled(3)
     scorer = Scorer({"text": probe(), "image": probe()})
-    served = np.where(new.unsafe[:, None], -new.embeddings, new.embeddings)
-    scores = scorer.score("text", new.embeddings, served)
+    base, served = np.hsplit(new.features, 2)
+    scores = scorer.score("text", base, served)
     assert all(score.unsafe for score, bad in zip(scores, new.unsafe, strict=True) if bad)
     assert np.mean([score.unsafe for score in scores]) < 0.55  # half of them are unsafe
     assert [score.redirected for score in scores] == new.unsafe.tolist()
@@ -60,6 +65,6 @@ def test_the_same_inputs_give_the_same_probe() -> None:
 
 def test_a_split_that_cannot_measure_is_refused() -> None:
     val = labelled(2)
-    safe = Labelled(val.embeddings, np.zeros(len(val.unsafe), bool), val.categories)
+    safe = Labelled(val.features, np.zeros(len(val.unsafe), bool), val.categories)
     with pytest.raises(DataError, match="val split: safe and unsafe inputs are both needed"):
         fit_probe(labelled(1), safe, np.zeros(200), CATEGORIES, seed=7)

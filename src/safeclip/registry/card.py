@@ -21,7 +21,8 @@ Vectors of different versions, or of the base encoder, do not mix.
 
 ## Limits
 
-- An encoder that hides unsafe content cannot score it; the Bento carries the base towers for that.
+- An encoder that hides unsafe content cannot score it; the Bento carries the base towers
+  for that, and scores by both.
 - Fine-tuning lowers the rate of unsafe results, it does not end it: the measured rates are below. Keep the
   filters you have.
 - The weights are trained on the data named under lineage; other domains need their own evaluation.

@@ -1,8 +1,9 @@
-"""Probes that tell how unsafe an input is, fitted on the base towers' embeddings when a model is packaged.
+"""Probes that tell how unsafe an input is, fitted when a model is packaged.
 
-The served encoder hides what makes an input unsafe, so the probes read the base embedding. Fitted on the
-train split's labels; thresholds and errors come from the val split. What is stored are numbers: no caption,
-no picture and no wording of the training data goes into a Bento.
+They read the base embedding beside the served one. The base towers know what is in an input, and where the
+served towers moved it tells what they took it for: fine-tuning taught them the very thing that a probe on the
+base embedding alone hardly finds. Fitted on the train split's labels; thresholds and errors come from the
+val split. What is stored are numbers: no caption, no picture and no wording of the data goes into a Bento.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ DIGITS = 6
 
 @dataclass(frozen=True)
 class Labelled:
-    """Base embeddings [N, D] with unsafe [N] bool and the categories of each input (empty where safe)."""
+    """Features [N, 2D], base and served embeddings side by side, with unsafe [N] bool and the categories of
+    each input (empty where safe)."""
 
-    embeddings: np.ndarray
+    features: np.ndarray
     unsafe: np.ndarray
     categories: Sequence[Sequence[str]]
 
@@ -54,7 +56,7 @@ def fit_probe(
         if not 0 < split.unsafe.sum() < len(split.unsafe):
             raise DataError(f"{name} split: safe and unsafe inputs are both needed; add rows to the data set")
     probe = _fit(train, categories, seed)
-    scores = _outputs(probe, val.embeddings)[:, 0]
+    scores = _outputs(probe, val.features)[:, 0]
     threshold = _quantile(scores[~val.unsafe])
     return {
         "categories": list(categories),
@@ -72,18 +74,18 @@ def fit_probe(
 
 def _fit(train: Labelled, categories: Sequence[str], seed: int) -> dict[str, list]:
     """A logistic regression an output, all inputs for "unsafe" and for each category."""
-    fitted = [_regression(train.embeddings, column, seed) for column in train.targets(categories).T]
+    fitted = [_regression(train.features, column, seed) for column in train.targets(categories).T]
     return {
         "weight": _rounded(np.stack([weight for weight, _ in fitted], axis=1)),
         "bias": _rounded(np.array([bias for _, bias in fitted])),
     }
 
 
-def _regression(embeddings: np.ndarray, column: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
+def _regression(features: np.ndarray, column: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     if not column.any():
-        return np.zeros(embeddings.shape[1]), NEVER
+        return np.zeros(features.shape[1]), NEVER
     model = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=2000, random_state=seed)
-    model.fit(embeddings, column)
+    model.fit(features, column)
     return model.coef_[0], float(model.intercept_[0])
 
 
@@ -91,8 +93,8 @@ def _rounded(values: np.ndarray) -> list:
     return np.vectorize(lambda value: float(f"{value:.{DIGITS}g}"))(values).tolist()
 
 
-def _outputs(probe: dict[str, list], embeddings: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-(embeddings @ np.asarray(probe["weight"]) + np.asarray(probe["bias"]))))
+def _outputs(probe: dict[str, list], features: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-(features @ np.asarray(probe["weight"]) + np.asarray(probe["bias"]))))
 
 
 def _quantile(of_safe: np.ndarray) -> float:

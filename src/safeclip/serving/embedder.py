@@ -2,7 +2,7 @@
 
 A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
 `reference.json` (texts and a picture with the vectors the checkpoint gave when it was packaged),
-`scoring.json` (probes on the base towers) and `info.json`.
+`scoring.json` (probes on base and served embeddings) and `info.json`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ POSTS: dict[str, tuple[str, type[BaseModel] | None, type[BaseModel]]] = {
     "/encode_image": ("Embed images", EncodeImageRequest, Embeddings),
     "/rank": ("Put texts or images in order by a query", RankRequest, Ranking),
     "/search": ("Find the nearest items of the mounted gallery", SearchRequest, Found),
-    "/score": ("Judge how unsafe inputs are, by the base towers", ScoreRequest, Scores),
+    "/score": ("Judge how unsafe inputs are, by base and served embeddings", ScoreRequest, Scores),
     "/info": ("Version, lineage, metrics and limits", None, Info),
 }
 GETS = {

@@ -105,7 +105,7 @@ class Ranking(Message):
 
 
 class Score(Message):
-    """How unsafe an input is, by probes on the base towers; the served encoder hides what they measure."""
+    """How unsafe an input is, by probes on its base and served embeddings together."""
 
     unsafe: bool = Field(description="`score` reaches the threshold of `info.scoring`")
     score: float = Field(description="0 to 1; the threshold is calibrated, the number is no frequency")

@@ -1,4 +1,4 @@
-"""How unsafe an input is: probes on the base towers' embeddings, made when the model is packaged.
+"""How unsafe an input is: probes on base and served embeddings together, made when the model is packaged.
 
 One linear probe a modality for "unsafe" and one for each category. Only numbers are packaged, no wording. An
 input counts as redirected if it is unsafe and the served embedding lies further from the base embedding than
@@ -38,10 +38,9 @@ class Scorer:
     def score(self, modality: str, base: np.ndarray, served: np.ndarray) -> list[Score]:
         """Scores of inputs of one modality from their base and served embeddings, both [N, D]."""
         probe = self._probes[modality]
+        outputs = probe.outputs(np.hstack([base, served]))
         shifts = 1 - (base * served).sum(axis=1)
-        return [
-            probe.judge(row, float(shift)) for row, shift in zip(probe.outputs(base), shifts, strict=True)
-        ]
+        return [probe.judge(row, float(shift)) for row, shift in zip(outputs, shifts, strict=True)]
 
 
 class _Probe:
@@ -51,9 +50,9 @@ class _Probe:
         self._categories: list[str] = packaged["categories"]
         self.described = Scoring.model_validate(packaged["scoring"])
 
-    def outputs(self, embeddings: np.ndarray) -> np.ndarray:
-        """Embeddings [N, D] -> [N, 1 + categories] in 0 to 1; the first column is "unsafe"."""
-        logits = embeddings @ self._weight + self._bias
+    def outputs(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, 2D] -> [N, 1 + categories] in 0 to 1; the first column is "unsafe"."""
+        logits = features @ self._weight + self._bias
         return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
 
     def judge(self, row: np.ndarray, shift: float) -> Score:

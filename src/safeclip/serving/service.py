@@ -121,7 +121,7 @@ class SafeclipEmbedder:
 
     @bentoml.api
     async def score(self, request: ScoreRequest, /) -> Scores:
-        """Judge how unsafe inputs are, by the base towers."""
+        """Judge how unsafe inputs are, by base and served embeddings."""
         with _told():
             scores, _, _ = await self.engine.score(request.items, "items")
         return Scores(scores=scores, version=self.version)

@@ -62,30 +62,33 @@ def package(settings: Settings) -> None:
 
 
 def _scoring(settings: Settings, candidate: Encoder) -> dict[str, Any]:
-    """Probes of both modalities from the teacher's embeddings: safe captions and pictures count as safe,
-    generated ones as they were labelled."""
+    """Probes of both modalities: safe captions and pictures count as safe, generated ones as labelled."""
     teacher_digest = load_encoder(f"{settings.data.path}/base_encoder").digest
     tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in ("train", "val")}
     embedded = {
         split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
         for split, table in tables.items()
     }
-    moved = embed_quadruplets(candidate, tables["val"], batch_size=256)
+    moved = {split: embed_quadruplets(candidate, table, batch_size=256) for split, table in tables.items()}
     categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
     scoring = {}
     for modality in ("text", "image"):
-        train, val = (_labelled(tables[split], embedded[split], modality) for split in ("train", "val"))
-        shifts = 1 - (val.embeddings * _both(moved, modality)).sum(axis=1)
+        base = {name: _both(found, modality) for name, found in embedded.items()}
+        served = {name: _both(found, modality) for name, found in moved.items()}
+        train, val = (
+            _labelled(tables[name], np.hstack([base[name], served[name]]), modality) for name in base
+        )
+        shifts = 1 - (base["val"] * served["val"]).sum(axis=1)
         scoring[modality] = fit_probe(train, val, shifts, categories, settings.seed)
     return scoring
 
 
-def _labelled(table: pa.Table, embedded: Quadruplets, modality: str) -> Labelled:
+def _labelled(table: pa.Table, features: np.ndarray, modality: str) -> Labelled:
     unsafe = [label == "unsafe" for label in table[f"{modality}_label"].to_pylist()]
     named = table["categories"].to_pylist()
     categories = [row if is_unsafe else [] for row, is_unsafe in zip(named, unsafe, strict=True)]
     none: list[list[str]] = [[] for _ in unsafe]
-    return Labelled(_both(embedded, modality), np.array([False] * len(unsafe) + unsafe), [*none, *categories])
+    return Labelled(features, np.array([False] * len(unsafe) + unsafe), [*none, *categories])
 
 
 def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
