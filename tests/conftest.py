@@ -15,6 +15,13 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
     return run_tiny_chain(tmp_path_factory.mktemp("chain") / "project")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file stays on one, and whatever reads the tiny chain on one too: it runs once."""
+    for item in items:
+        shared = "tiny_chain" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tiny_chain" if shared else str(item.path)))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in not_run_lines(terminalreporter.stats.get("skipped", [])):
         terminalreporter.write_line(line)
