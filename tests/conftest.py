@@ -16,7 +16,7 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one, and whatever reads the tiny chain on one too: it runs once."""
+    """With several workers a file stays on one; so does all that reads the tiny chain, which runs once."""
     for item in items:
         shared = "tiny_chain" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("tiny_chain" if shared else str(item.path)))
