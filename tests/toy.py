@@ -72,10 +72,11 @@ if name == "report":
 
 
 def make_toy(folder: Path) -> Path:
-    """A git and DVC project in `folder` with the flow of this checkout; nothing has been run in it."""
+    """A git and DVC project in `folder` with the flows of this checkout; nothing has been run in it."""
     for name in ("data", "stages", "flows"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(PROJECT / "flows" / "retrain.py", folder / "flows")
+    for flow in (PROJECT / "flows").glob("*.py"):
+        shutil.copy(flow, folder / "flows")
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "stages" / "step.py").write_text(STEP)
     (folder / "data" / "words.txt").write_text("words\n")

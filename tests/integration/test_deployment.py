@@ -20,7 +20,9 @@ def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(
         done = run(toy, "prefect", *command.split(), **api)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    (deployment,) = prefect_server.ask("/deployments/filter")
+    (deployment,) = [
+        found for found in prefect_server.ask("/deployments/filter") if found["name"] == "nightly"
+    ]
     assert [schedule["schedule"]["cron"] for schedule in deployment["schedules"]] == ["0 2 * * *"]
     assert deployment["global_concurrency_limit"]["limit"] == 1
     assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
