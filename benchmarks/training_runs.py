@@ -18,8 +18,9 @@ from safeclip.intervals import Resampling, proportion_interval
 from safeclip.records import read_dataset
 from safeclip.settings.finetune import Finetune
 from safeclip.training.fragments import with_fragments
-from safeclip.training.loop import Outcome, finetune, shortfall
+from safeclip.training.loop import Outcome, finetune
 from safeclip.training.rows import Rows, prepare_rows
+from safeclip.training.scores import shortfall
 from safeclip.training.teacher import read_teacher
 
 WAYS = ("t2i", "i2t")
