@@ -210,7 +210,9 @@ def project(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.mark.parametrize("item", sorted(set(READERS) - {ADAPTER}))
 def test_what_is_right_is_read(project: Path, item: str) -> None:
+    before = sorted(project.rglob("*"))
     READERS[item]()
+    assert sorted(project.rglob("*")) == before
 
 
 @pytest.mark.parametrize("wrong", TABLE_OF_FAULTS, ids=lambda wrong: f"{wrong.item}: {wrong.way}")

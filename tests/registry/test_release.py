@@ -53,7 +53,8 @@ def test_the_tags_are_gtos_own(project: Project) -> None:
 def test_git_itself_finds_the_signature_good(project: Project) -> None:
     release = promoted(project)
     signers = f"gpg.ssh.allowedSignersFile={project.root / 'allowed_signers'}"
-    project.do("git", "-c", "gpg.format=ssh", "-c", signers, "verify-tag", release.tag)
+    told = project.do("git", "-c", "gpg.format=ssh", "-c", signers, "verify-tag", release.tag).stderr
+    assert 'Good "git" signature for alice@example.org' in told
 
 
 def test_the_checkout_and_its_branch_are_left_alone(project: Project) -> None:
