@@ -6,6 +6,7 @@ import json
 import math
 import string
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,22 @@ def test_captions_come_back_as_they_were_written(folder: Path, rows: list[tuple[
     assert read == rows
 
 
+def _fault(read: Callable[[Path], object], path: Path) -> str:
+    """What a reader says of a file, empty if it takes it; anything but a `SafeclipError` goes through."""
+    try:
+        read(path)
+    except SafeclipError as error:
+        return str(error)
+    return ""
+
+
 @FEW
 @given(st.binary(max_size=80) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_file_makes_a_parser_fail_in_another_way_than_told(folder: Path, content: bytes) -> None:
     path = folder / "file"
     path.write_bytes(content)
-    for read in (load_captions, load_taxonomy, load_settings):
-        try:
-            read(path)
-        except SafeclipError as told:
-            assert len(str(told).splitlines()) == 1
+    told = [_fault(read, path) for read in (load_captions, load_taxonomy, load_settings)]
+    assert all(len(line.splitlines()) <= 1 for line in told)
 
 
 @FEW
