@@ -76,9 +76,10 @@ def test_an_upload_that_dies_half_way_never_shows(store: Store) -> None:
             target.write(b"half")
             raise KeyboardInterrupt
 
+    before = store.names("bentos")
     with pytest.raises(KeyboardInterrupt):
         die()
-    assert store.names("bentos") in ([], ["x.tar", "y.tar"])
+    assert store.names("bentos") == before
 
 
 def test_an_s3_server_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
