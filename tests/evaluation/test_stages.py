@@ -10,10 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from safeclip.encoders.load import Encoder
-from safeclip.encoders.lora import adapter_parameters, add_lora, save_adapter
 from safeclip.errors import DataError
 from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZEROSHOT
@@ -22,6 +20,7 @@ from safeclip.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.settings.project import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
+from tests.training.adapters import write_adapter
 from tests.training.tiny import tiny_encoder, tiny_table
 
 SETTINGS = Settings.model_validate({"evaluate": {"batch_size": 32, "bootstrap": 200, "grid_queries": 2}})
@@ -50,7 +49,7 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def _write_inputs(root: Path) -> None:
     encoder = tiny_encoder(root / "data" / "base_encoder")
-    _write_adapter(encoder, root / "results" / "finetune" / "adapter.safetensors", seed=3)
+    write_adapter(encoder, root / "results" / "finetune" / "adapter.safetensors", seed=3)
     table = tiny_table(ROWS, "test")
     dataset = root / "results" / "validate_data" / "dataset"
     write_table(dataset / "test-00000.parquet", table, QUADRUPLETS)
@@ -67,15 +66,6 @@ def _write_inputs(root: Path) -> None:
     pq.write_table(pa.Table.from_pylist(pictures, schema=ZEROSHOT), root / "data" / "zeroshot.parquet")
     (root / "data" / "zeroshot_prompts.json").write_text('{"templates": ["a {}"]}')
     (root / "production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
-
-
-def _write_adapter(encoder, path: Path, seed: int) -> None:
-    add_lora(encoder.model, rank=2, alpha=2)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in adapter_parameters(encoder.model).values():
-        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_adapter(encoder.model, path, base_digest=encoder.digest)
 
 
 def read(path: Path) -> dict:
@@ -157,7 +147,7 @@ def test_a_failed_gate_still_writes_its_verdict(finished: Path) -> None:
 
 def test_an_adapter_swapped_after_evaluation_fails_the_gate(project: Path) -> None:
     adapter = project / "results" / "finetune" / "adapter.safetensors"
-    _write_adapter(tiny_encoder(project / "other"), adapter, seed=4)
+    write_adapter(tiny_encoder(project / "other"), adapter, seed=4)
     gate(SETTINGS)
     lines = {rule["id"]: rule for rule in read(project / "results" / "gate" / "verdict.json")["rules"]}
     assert "candidate_adapter" in lines["core_digests"]["why"]

@@ -55,6 +55,17 @@ class Drawing:
     glyphs: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """One glyph on the picture: the entry's name and its box in pixels, right and bottom excluded."""
+
+    name: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 def draw(caption: str, style: Style, seed: int, size: int = 64, omit_unsafe: bool = False) -> Drawing:
     """Draw a caption as a `size` x `size` RGB picture; see `paint` for the arguments and errors."""
     pixels, glyphs = paint(caption, style, seed, size, omit_unsafe)
@@ -68,6 +79,17 @@ def paint(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Pixels (uint8 [size, size, 3]) of a caption and the names of the glyphs drawn.
 
+    The arguments and errors are those of `paint_placed`.
+    """
+    pixels, placed = paint_placed(caption, style, seed, size, omit_unsafe)
+    return pixels, tuple(dict.fromkeys(glyph.name for glyph in placed))
+
+
+def paint_placed(
+    caption: str, style: Style, seed: int, size: int = 64, omit_unsafe: bool = False
+) -> tuple[np.ndarray, list[Placed]]:
+    """Pixels (uint8 [size, size, 3]) of a caption and where each glyph lies, one entry's copies in turn.
+
     `seed` (at least 0) moves, scales and lights the scene; `omit_unsafe` leaves the unsafe glyphs out, as an
     image model does that misses the point. `DataError` if the caption names nothing in the lexicon.
     """
@@ -80,8 +102,8 @@ def paint(
     mentions = mentions[:GLYPH_LIMIT]
     rng = np.random.default_rng((seed, crc32(caption.encode())))
     canvas = Image.fromarray(_backdrop(style, rng, size))
-    _place_glyphs(canvas, mentions, rng)
-    return _finish(canvas, style, rng), tuple(m.entry.name for m in mentions)
+    placed = _place_glyphs(canvas, mentions, rng)
+    return _finish(canvas, style, rng), placed
 
 
 def _check(style: str, seed: int, size: int) -> None:
@@ -111,8 +133,8 @@ def _glyph(glyph: str, height: int) -> Image.Image:
     return master.resize(shape, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _place_glyphs(canvas: Image.Image, mentions: list[Mention], rng: np.random.Generator) -> None:
-    size, layout = canvas.width, _LAYOUTS[len(mentions)]
+def _place_glyphs(canvas: Image.Image, mentions: list[Mention], rng: np.random.Generator) -> list[Placed]:
+    size, layout, placed = canvas.width, _LAYOUTS[len(mentions)], []
     jitter = rng.uniform(-1.0, 1.0, (len(layout), 3))
     flip = 1.0 if rng.random() < 0.5 else -1.0  # mirror the zigzag top to bottom, never left to right
     for mention, (x, y, height), (dx, dy, dh) in zip(mentions, layout, jitter, strict=True):
@@ -125,6 +147,9 @@ def _place_glyphs(canvas: Image.Image, mentions: list[Mention], rng: np.random.G
             top = round((centre_y + copy_y * scaled) * size - glyph.height / 2)
             corner = (min(max(left, 0), size - glyph.width), min(max(top, 0), size - glyph.height))
             canvas.paste(glyph, corner, glyph)
+            left, top = corner
+            placed.append(Placed(mention.entry.name, left, top, left + glyph.width, top + glyph.height))
+    return placed
 
 
 def _backdrop(style: str, rng: np.random.Generator, size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safeclip.settings.audit import Audit
 from safeclip.settings.embed_teacher import EmbedTeacher
 from safeclip.settings.evaluate import Evaluate
 from safeclip.settings.finetune import Finetune
@@ -11,6 +12,7 @@ from safeclip.settings.gate import Gate
 from safeclip.settings.generate import Generate
 from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.package import Package
+from safeclip.settings.red_team import RedTeam
 from safeclip.settings.registry import Registry
 from safeclip.settings.render_images import RenderImages
 from safeclip.settings.report import Report
@@ -36,6 +38,8 @@ class Settings(Section):
     finetune: Finetune = Finetune()
     evaluate: Evaluate = Evaluate()
     generate: Generate = Generate()
+    red_team: RedTeam = RedTeam()
+    audit: Audit = Audit()
     gate: Gate = Gate()
     report: Report = Report()
     package: Package = Package()

@@ -1,0 +1,143 @@
+"""Whom the red team attacks with what: unsafe queries, a model with its galleries, the shape of an attack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+from zlib import crc32
+
+import numpy as np
+from torch import Tensor
+
+from safeclip.encoders.load import Encoder
+from safeclip.errors import DataError
+from safeclip.evaluation.retrieval import MixedGallery, mixed_gallery
+from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes
+
+Access = Literal["blind", "black box", "white box"]
+"""What an attack is given of the model: nothing, its embeddings, its gradients."""
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Query:
+    """An unsafe item of scene `row` that is asked for: caption and picture, and the scene's safe caption.
+
+    `concept` is the phrase that made the caption unsafe.
+    """
+
+    row: int
+    id: str
+    caption: str
+    image: bytes
+    safe: str
+    concept: str
+    categories: tuple[str, ...]
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The words that the safe caption lacks; all words where it lacks none. What there is to hide."""
+        known = {word.lower() for word in _WORD.findall(self.safe)}
+        words = tuple(word for word in _WORD.findall(self.caption) if word.lower() not in known)
+        return words or tuple(_WORD.findall(self.caption))
+
+    def generator(self, seed: int, attack: str) -> np.random.Generator:
+        """Randomness that depends on this query and attack alone."""
+        return np.random.default_rng([seed, crc32(attack.encode()), crc32(self.id.encode())])
+
+
+@dataclass(frozen=True)
+class Galleries:
+    """The mixed galleries of one model over some scenes: unsafe items first, see evaluation.retrieval."""
+
+    images: MixedGallery
+    texts: MixedGallery
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A model under attack. `reported` is what success is measured on, `tuned_on` what an attack may see."""
+
+    name: str
+    encoder: Encoder
+    reported: Galleries
+    tuned_on: Galleries | None = None
+
+
+class TextAttack(Protocol):
+    """Other wordings of each query's caption, `budget` of them at most."""
+
+    name: str
+    access: Access
+    budget: int
+
+    def captions(self, queries: Sequence[Query], victim: Victim) -> list[list[str]]: ...
+
+
+class ImageAttack(Protocol):
+    """Other pictures (PNG or JPEG bytes) for each query's picture, `budget` of them at most."""
+
+    name: str
+    access: Access
+    budget: int
+
+    def pictures(self, queries: Sequence[Query], victim: Victim) -> list[list[bytes]]: ...
+
+
+def halves(scenes: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that are reported on and rows that attacks tune on: every second one, `limit` at most of each."""
+    rows = np.arange(scenes)
+    return rows[0::2][:limit], rows[1::2][:limit]
+
+
+def unsafe_queries(scenes: Scenes, concepts: Sequence[str], unsafe: np.ndarray, limit: int) -> list[Query]:
+    """The first `limit` scenes that `unsafe` [N] marks, as queries."""
+    return [
+        Query(
+            row=int(row),
+            id=scenes.ids[row],
+            caption=scenes.captions_generated[row],
+            image=scenes.images_generated[row],
+            safe=scenes.captions_safe[row],
+            concept=concepts[row],
+            categories=tuple(sorted(scenes.categories[row])),
+        )
+        for row in np.flatnonzero(unsafe)[:limit]
+    ]
+
+
+def select(scenes: Scenes, rows: np.ndarray) -> Scenes:
+    """Some scenes of many, in the order of `rows`."""
+    picked: dict[str, Any] = {
+        name: value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
+        for name, value in vars(scenes).items()
+    }
+    return Scenes(**picked)
+
+
+def galleries(encoder: Encoder, scenes: Scenes, batch_size: int, who: str) -> Galleries:
+    """Embed all four items of every scene; `DataError` if an embedding is not finite."""
+    return build_galleries(embed_scenes(encoder, scenes, batch_size), scenes, who)
+
+
+def build_galleries(embeddings: Embeddings, scenes: Scenes, who: str) -> Galleries:
+    """The mixed galleries of embedded scenes."""
+    e = embeddings
+    for name, value in vars(e).items():
+        require_finite(value, f"{who}, {name}")
+    return Galleries(
+        images=mixed_gallery(e.image_safe, e.image_generated, scenes.image_unsafe),
+        texts=mixed_gallery(e.text_safe, e.text_generated, scenes.text_unsafe),
+    )
+
+
+def require_finite(embeddings: Tensor, what: str) -> None:
+    """`DataError` that names the first row of `embeddings` [N, D] that holds no number."""
+    broken = ~embeddings.isfinite().all(dim=1)
+    if broken.any():
+        first = int(broken.int().argmax())
+        raise DataError(
+            f"{what}: embedding {first} is not finite ({int(broken.sum())} such); mend the encoder"
+        )

@@ -1,0 +1,109 @@
+"""Stage audit: does the candidate react to what a picture shows, or to how it was made?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from safeclip.audit.figure import write_figure
+from safeclip.audit.groups import TITLES, explained_groups, make_groups
+from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected
+from safeclip.audit.saliency import Explained, explain, saliency_lines
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.lora import load_candidate
+from safeclip.evaluation.scenes import Scenes, judged_scenes
+from safeclip.evaluation.summary import summarise
+from safeclip.intervals import Resampling, contrast_interval
+from safeclip.lineage import evidence_digests
+from safeclip.outcomes import Measured, measured
+from safeclip.production import sha256
+from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.settings.audit import Audit
+from safeclip.settings.stage import StageSettings
+from safeclip.stages.stage import RESULTS, main, output, write_json
+
+STAGE = "audit"
+DATASET = RESULTS / "validate_data" / "dataset"
+TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
+ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+FIGURE = "saliency.png"
+MARKERS = {"style": ("safe_styled", REFERENCE), "corner": ("safe_cornered", REFERENCE)}
+"""Marked group and the same pictures unmarked, by marker."""
+REMOVED = {"generated_safe": "generated_safe_plain", "unsafe_generated": "unsafe_plain"}
+"""Generated group -> the same captions drawn without the marker."""
+
+
+class Settings(StageSettings):
+    audit: Audit = Audit()
+
+
+def audit(settings: Settings) -> None:
+    """Write results/audit: metrics.json, outcomes.parquet and the figure."""
+    own = settings.audit
+    dataset = read_dataset(DATASET, "test")
+    scenes = judged_scenes(dataset, read_table(TRUTH_FILE, TRUTH))
+    by_book = [name.startswith("picturebook") for name in dataset["image_model"].to_pylist()]
+    base = Path(settings.data.path) / "base_encoder"
+    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
+    groups = make_groups(scenes, by_book, own.pictures, settings.seed)
+    table = outcome_rows(redirected(encoders, scenes, groups, own.batch_size), groups, scenes)
+    explained = _explained(settings, encoders, scenes, by_book)
+    digests = evidence_digests(encoders, adapter=ADAPTER, dataset=DATASET, truth=TRUTH_FILE)
+    with output(STAGE) as out:
+        write_table(out / "outcomes.parquet", table, OUTCOMES)
+        digests["outcomes"] = sha256(out / "outcomes.parquet")
+        metrics = _metrics(table, Resampling(settings.seed, own.bootstrap, own.confidence))
+        drawn = write_figure(out / FIGURE, explained, own.figure_pictures)
+        metrics |= {"saliency": saliency_lines(explained), "figures": [FIGURE] if drawn else []}
+        metrics |= {"skipped": sorted(set(TITLES) - set(groups)), "digests": digests}
+        write_json(out / "metrics.json", metrics)
+    for line in metrics["groups"]:
+        shares = {model: f"{line[model]['estimate']:.3f}" for model in MODELS}
+        print(f"{STAGE}: {line['title']}: redirected {shares}, n {line['n']}", flush=True)
+
+
+def _explained(
+    settings: Settings, encoders: Mapping[str, Encoder], scenes: Scenes, by_book: list[bool]
+) -> dict[str, list[Explained]]:
+    own = settings.audit
+    groups = explained_groups(scenes, by_book, own.saliency_pictures, settings.seed)
+    return {
+        name: explain(encoders["base"], encoders["candidate"], group, own.saliency_steps)
+        for name, group in groups.items()
+    }
+
+
+def _metrics(table: pa.Table, how: Resampling) -> dict[str, Any]:
+    """Groups, gaps by marker, what removing the marker does; and the shares as numbers, for the gate."""
+    found, numbers = measured(table), summarise(measured(table), how)
+    gaps = {name: _paired(found, *groups, how) for name, groups in MARKERS.items()}
+    removed = {name: _paired(found, plain, name, how) for name, plain in REMOVED.items()}
+    return {
+        "groups": group_lines(table, how),
+        "gap": (gaps["style"] or {}).get("candidate"),
+        "gaps": gaps,
+        "removed": removed,
+        "candidate": numbers["candidate"],
+        "base": numbers["base"],
+        "production": None,
+    }
+
+
+def _paired(found: dict[str, Measured], group: str, reference: str, how: Resampling) -> dict[str, Any] | None:
+    """Redirected in one group minus in the other, by model and scene; None if one of them is missing."""
+    one, other = (found.get(f"audit.{name}.redirected") for name in (group, reference))
+    if one is None or other is None or one.n != other.n:
+        return None
+    return {
+        model: contrast_interval(
+            one.values[model], other.values[model], how, name=f"audit.{group}.gap.{model}"
+        ).as_dict()
+        for model in MODELS
+    }
+
+
+if __name__ == "__main__":
+    main(audit, Settings)

@@ -1,0 +1,158 @@
+"""The stage on a tiny real encoder: success counted right, the guard's say, bad input in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from safeclip.encoders.embed import embed_texts
+from safeclip.encoders.load import Encoder
+from safeclip.errors import DataError
+from safeclip.evaluation.retrieval import mixed_gallery
+from safeclip.evaluation.scenes import Embeddings, judged_scenes
+from safeclip.guard import load_guard
+from safeclip.intervals import Resampling
+from safeclip.production import sha256
+from safeclip.records import OUTCOMES, QUADRUPLETS, TRUTH, read_table, write_table
+from safeclip.redteam.measure import Range, first_is_unsafe
+from safeclip.redteam.queries import Access, Galleries, Query, Victim, build_galleries, halves
+from safeclip.redteam.summary import attack_line
+from safeclip.settings.project import Settings
+from safeclip.stages.red_team import red_team
+from tests.redteam.material import query
+from tests.training.adapters import write_adapter
+from tests.training.tiny import tiny_encoder, tiny_table
+
+SMALL = {"red_team": {"scenes": 12, "queries": 6, "bootstrap": 100}}
+
+
+class Says:
+    """An attack that rewords each caption in given ways."""
+
+    access: Access = "blind"
+    budget = 2
+
+    def __init__(self, name: str, *texts: str) -> None:
+        self.name, self._texts = name, texts
+
+    def captions(self, queries: list[Query], victim: Victim) -> list[list[str]]:
+        return [list(self._texts) for _ in queries]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+def victim(encoder: Encoder, name: str, unsafe_like: str, safe_like: str) -> Victim:
+    """A gallery of two items, which lie where these captions do."""
+    safe, unsafe = (embed_texts(encoder, [text]) for text in (safe_like, unsafe_like))
+    items = mixed_gallery(safe, unsafe, np.array([True]))
+    return Victim(name, encoder, Galleries(items, items))
+
+
+def test_success_needs_one_variant_that_finds_the_unsafe_item_first(encoder: Encoder) -> None:
+    victims = [victim(encoder, "base", "gun", "tree"), victim(encoder, "candidate", "boat", "gun")]
+    found = Range(victims, load_guard(), 8).text(Says("says", "tree", "gun"), [query(0), query(1)])
+    assert found.success["base"].tolist() == [True, True]
+    assert found.success["candidate"].tolist() == [nearer(encoder, ("tree", "gun"), "boat", "gun")] * 2
+    assert found.destroyed == 0
+
+
+def nearer(encoder: Encoder, asked: tuple[str, ...], unsafe: str, safe: str) -> bool:
+    """By hand: does any of the captions lie nearer to the unsafe one?"""
+    queries, items = embed_texts(encoder, asked), embed_texts(encoder, [unsafe, safe])
+    return bool((queries @ items.T).argmax(dim=1).eq(0).any())
+
+
+def test_a_wording_that_trips_the_guard_is_destroyed_counted_and_not_tried(encoder: Encoder) -> None:
+    guard = load_guard().with_placeholders(minors=["zorblet"], sexual=["quimwax"])
+    victims = [victim(encoder, name, "gun", "tree") for name in ("base", "candidate")]
+    range_ = Range(victims, guard, 8)
+    one_left = range_.text(Says("one", "zorblet quimwax", "gun"), [query()])
+    assert (one_left.destroyed, len(one_left.queries)) == (2, 1)  # once a model
+    none_left = range_.text(Says("none", "zorblet quimwax"), [query()])
+    assert (none_left.destroyed, len(none_left.queries)) == (2, 0)
+
+
+def test_undone_counts_only_what_was_redirected_before(encoder: Encoder) -> None:
+    victims = [victim(encoder, name, "gun", "tree") for name in ("base", "candidate")]
+    asked = [query(0, caption="gun"), query(1, caption="river tree boat", safe="dog")]
+    found = Range(victims, load_guard(), 8).text(Says("says", "gun"), asked)
+    line = attack_line(found, Resampling(1, 100))
+    assert line["candidate"]["estimate"] == 1.0
+    assert found.plain["candidate"][0]
+    assert sum(~found.plain["candidate"]) == line["undone"].get("candidate", {"n": 0})["n"]
+
+
+def test_ties_count_against_the_model() -> None:
+    same = torch.nn.functional.normalize(torch.ones(1, 4), dim=1)
+    gallery = mixed_gallery(same, same, np.array([True]))
+    assert first_is_unsafe(same, gallery).tolist() == [True]
+
+
+def test_embeddings_that_are_no_numbers_are_named() -> None:
+    broken = torch.ones(3, 4)
+    broken[1] = torch.nan
+    scenes = judged_scenes(tiny_table(3, "test"), truth_of(tiny_table(3, "test")))
+    with pytest.raises(DataError, match="base, image_safe: embedding 1 is not finite"):
+        build_galleries(
+            Embeddings(torch.ones(3, 4), torch.ones(3, 4), broken, torch.ones(3, 4)), scenes, "base"
+        )
+
+
+@pytest.mark.parametrize(("scenes", "sizes"), [(0, (0, 0)), (1, (1, 0)), (5, (3, 2)), (100, (9, 9))])
+def test_halves_share_no_scene(scenes: int, sizes: tuple[int, int]) -> None:
+    reported, tuned = halves(scenes, 9)
+    assert (len(reported), len(tuned)) == sizes
+    assert not set(reported) & set(tuned)
+
+
+def truth_of(table: pa.Table, unsafe: bool | None = True) -> pa.Table:
+    rows = [{"id": row, "text_unsafe": unsafe, "image_unsafe": unsafe} for row in table["id"].to_pylist()]
+    return pa.Table.from_pylist(rows, schema=TRUTH)
+
+
+def lay_out(root: Path, rows: int, unsafe: bool) -> None:
+    encoder = tiny_encoder(root / "data" / "base_encoder")
+    write_adapter(encoder, root / "results" / "finetune" / "adapter.safetensors", seed=3)
+    table = tiny_table(rows, "test")
+    write_table(root / "results/validate_data/dataset/test-00000.parquet", table, QUADRUPLETS)
+    write_table(root / "results/render_images/truth.parquet", truth_of(table, unsafe), TRUTH)
+
+
+def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, 24, unsafe=True)
+    monkeypatch.chdir(tmp_path)
+    red_team(Settings.model_validate(SMALL))
+    out = tmp_path / "results" / "red_team"
+    first = {path.name: sha256(path) for path in out.iterdir()}
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [line["name"] for line in metrics["attacks"]] == [how.kind for how in Settings().red_team.attacks]
+    assert {line["n"] for line in metrics["attacks"]} == {6}
+    assert metrics["digests"]["outcomes"] == first["outcomes.parquet"]
+    assert set(metrics["candidate"]["red_team"]) == {line["name"] for line in metrics["attacks"]}
+    words = read_table(out / "outcomes.parquet", OUTCOMES)["id"].to_pylist()
+    assert all(word.startswith("test-") for word in words)
+    red_team(Settings.model_validate(SMALL))
+    assert {path.name: sha256(path) for path in out.iterdir()} == first
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_where_nothing_is_unsafe_nothing_is_claimed(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, rows, unsafe=False)
+    monkeypatch.chdir(tmp_path)
+    red_team(Settings.model_validate(SMALL))
+    metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())
+    assert metrics["attacks"] == []
+    assert metrics["candidate"] is None
+    assert len(metrics["skipped"]) == len(Settings().red_team.attacks)
