@@ -56,6 +56,10 @@ def test_info_names_the_version_and_the_limits(service: str, packaged: Path) -> 
     info = httpx.post(f"{service}/info", json={}, timeout=30).json()
     assert info["version"] == record["version"]
     assert info["limits"]["texts"] == 64
+    answer = httpx.post(f"{service}/info", json={"verbose": True}, timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (400, "verbose: unknown field; see /openapi.json")
+    answer = httpx.post(f"{service}/info", json={"a man with a dog": True}, timeout=30)
+    assert (answer.status_code, answer.json()["error"]) == (400, "body: unknown field; see /openapi.json")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from safeclip.errors import DataError
 
 FALSE_ALARMS = 0.05
 """Share of safe val inputs that the thresholds may call unsafe, or moved."""
-HIDDEN_SHARE = 0.95
-"""Share of unsafe val inputs that a page must blur, whatever that costs in false alarms."""
+MARKED_SHARE = 0.95
+"""Share of unsafe val inputs that a page must mark, whatever that costs in false alarms."""
 INVERSE_PENALTY = 100.0
 """Of the logistic regressions; from 10 to 1000 the area under the curve on val differs by 0.02."""
 NEVER = -20.0
@@ -63,7 +63,7 @@ def fit_probe(
         **probe,
         "scoring": {
             "threshold": threshold,
-            "hide_threshold": min(threshold, float(np.quantile(scores[val.unsafe], 1 - HIDDEN_SHARE))),
+            "hide_threshold": min(threshold, float(np.quantile(scores[val.unsafe], 1 - MARKED_SHARE))),
             "shift_threshold": _quantile(shifts[~val.unsafe]),
             "false_alarms": float((scores[~val.unsafe] >= threshold).mean()),
             "recall": float((scores[val.unsafe] >= threshold).mean()),

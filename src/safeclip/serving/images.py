@@ -17,6 +17,20 @@ MAX_ASPECT = 64
 """Longest over shortest side. Resizing sets the shortest side: a 1 x 100,000 strip would grow."""
 
 
+CELLS = 8
+"""A blurred picture keeps no more than 8 x 8 colours, whatever its size."""
+
+
+def blurred(picture: bytes) -> bytes:
+    """A WebP of the same size from which the content cannot be recovered."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        cells = opened.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX)
+        size = opened.size
+    buffer = io.BytesIO()
+    cells.resize(size, Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=60)
+    return buffer.getvalue()
+
+
 def decode_base64(text: str, name: str) -> bytes:
     """The bytes behind `text`; `DataError` naming the item otherwise."""
     try:

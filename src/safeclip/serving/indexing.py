@@ -137,7 +137,7 @@ def _picture(source: Source, embedder: Embedder) -> IndexRow:
     served, base = (embedder.images([pixels], base=which) for which in (False, True))
     (score,) = embedder.scorer.score("image", base, served)
     return IndexRow(
-        IndexItem(source.id, "image", embedder.scorer.hides("image", score)),
+        IndexItem(source.id, "image", embedder.scorer.marks("image", score)),
         served[0],
         base[0],
         _thumbnail(data),
@@ -150,7 +150,7 @@ def _captions(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
     scores = embedder.scorer.score("text", base, served)
     return [
         IndexRow(
-            IndexItem(source.id, "text", embedder.scorer.hides("text", score), source.text),
+            IndexItem(source.id, "text", embedder.scorer.marks("text", score), source.text),
             vector,
             base_vector,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -32,6 +33,9 @@ UNSAFE = Counter("safeclip_unsafe_inputs", "Inputs of score and search judged un
 
 KEPT = ("retry-after", "www-authenticate", "allow")
 """Headers of a rewritten error that stay."""
+
+_NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
+"""An unknown field that looks like this is named to who sent it; anything else may be content."""
 
 access = logging.getLogger("safeclip.access")
 
@@ -140,8 +144,10 @@ def _error_of(body: bytes, status: int) -> str:
 
 
 def _fault(detail: dict[str, Any]) -> str:
-    """`texts.3: String should have at least 1 character`, names of unknown fields left out."""
+    """`texts.3: String should have at least 1 character`; an unknown field is named if it may be a name."""
+    place = [str(part) for part in detail.get("loc", ())]
     unknown = detail.get("type") == "extra_forbidden"
-    place = [str(part) for part in detail.get("loc", ())][: -1 if unknown else None]
+    if unknown and not _NAME.fullmatch(place[-1]):
+        place.pop()
     message = "unknown field" if unknown else str(detail.get("msg", "not valid"))
     return f"{'.'.join(place) or 'body'}: {message}; see /openapi.json"

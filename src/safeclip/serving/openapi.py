@@ -20,6 +20,7 @@ from safeclip.serving.schemas import (
     Error,
     Found,
     Info,
+    InfoRequest,
     Ranking,
     RankRequest,
     ScoreRequest,
@@ -27,13 +28,13 @@ from safeclip.serving.schemas import (
     SearchRequest,
 )
 
-POSTS: dict[str, tuple[str, type[BaseModel] | None, type[BaseModel]]] = {
+POSTS: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
     "/encode_text": ("Embed texts", EncodeTextRequest, Embeddings),
     "/encode_image": ("Embed images", EncodeImageRequest, Embeddings),
     "/rank": ("Put texts or images in order by a query", RankRequest, Ranking),
     "/search": ("Find the nearest items of the mounted gallery", SearchRequest, Found),
     "/score": ("Judge how unsafe inputs are, by base and served embeddings", ScoreRequest, Scores),
-    "/info": ("Version, lineage, metrics and limits", None, Info),
+    "/info": ("Version, lineage, metrics and limits", InfoRequest, Info),
 }
 GETS = {
     "/ui": ("Compare base and safe retrieval in a browser", "text/html"),
@@ -51,6 +52,7 @@ REFUSALS = {
     "504": "Not answered within the time limit",
 }
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORMS = ("/encode_image", "/rank", "/search", "/score")
 FORM = {
     "type": "object",
     "properties": {"images": _FILES, "items": _FILES, "query": {"type": "string", "format": "binary"}},
@@ -61,7 +63,7 @@ FORM = {
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     models: list[type[BaseModel]] = [Error, *(answer for _, _, answer in POSTS.values())]
-    models += [asked for _, asked, _ in POSTS.values() if asked]
+    models += [asked for _, asked, _ in POSTS.values()]
     _, schemas = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -79,19 +81,15 @@ def document() -> dict[str, Any]:
     }
 
 
-def _post(path: str, summary: str, asked: type[BaseModel] | None, answer: type[BaseModel]) -> dict[str, Any]:
+def _post(path: str, summary: str, asked: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": summary,
         "operationId": path[1:],
         "responses": {"200": _json("Answered", answer)}
         | {status: _json(why, Error) for status, why in REFUSALS.items()},
     }
-    if asked is None:
-        empty = {"type": "object", "examples": [{}]}
-        operation["requestBody"] = {"content": {"application/json": {"schema": empty}}}
-        return operation
     content = {"application/json": {"schema": _ref(asked), "example": _example(asked)}}
-    if path != "/encode_text":
+    if path in FORMS:
         content["multipart/form-data"] = {"schema": FORM}
     operation["requestBody"] = {"required": True, "content": content}
     return operation

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from safeclip.serving.images import blurred
 from safeclip.serving.observed import exposition
 from safeclip.serving.openapi import document
 
@@ -45,15 +46,17 @@ async def metrics(request: Request) -> Response:
 
 
 async def gallery_item(request: Request) -> Response:
-    """What the page shows of a row of the gallery: a thumbnail, or the text."""
+    """A row of the gallery: a thumbnail, or the text. Blurred, or no text, unless asked for with `?shown`."""
     engine: Any = request.app.state.engine
     row = request.path_params["row"]
     if engine.index is None or row >= engine.index.size:
         return JSONResponse({"error": f"the gallery has no row {row}"}, 404)
     thumbnail = engine.index.thumbnail(row)
+    shown = "shown" in request.query_params
     if thumbnail:
-        return Response(thumbnail, media_type="image/webp", headers=GUARDED)
-    return JSONResponse({"text": engine.index.item(row).text}, headers=GUARDED)
+        picture = thumbnail if shown else blurred(thumbnail)
+        return Response(picture, media_type="image/webp", headers=GUARDED)
+    return JSONResponse({"text": engine.index.item(row).text if shown else None}, headers=GUARDED)
 
 
 pages = Starlette(

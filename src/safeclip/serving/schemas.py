@@ -83,6 +83,10 @@ class ScoreRequest(Message):
     items: Items = Field(examples=[[_DOG, {"image": ORANGE}]])
 
 
+class InfoRequest(Message):
+    """Nothing: `{}`."""
+
+
 class Embeddings(Message):
     """One l2-normalised vector an input, in the order sent."""
 
@@ -122,7 +126,7 @@ class Scores(Message):
 
 
 class Hit(Message):
-    """An item of the gallery. `unsafe`: its score reached the hiding threshold when the index was built."""
+    """An item of the gallery. `unsafe`: its score reached the lower threshold when the index was built."""
 
     row: int
     id: str
@@ -143,7 +147,7 @@ class Scoring(Message):
     """How the probes did on the validation split when the model was packaged."""
 
     threshold: float
-    hide_threshold: float = Field(description="pages blur from here: 95 % of unsafe inputs score higher")
+    hide_threshold: float = Field(description="pages mark from here on: 95 % of unsafe inputs score higher")
     shift_threshold: float
     false_alarms: float = Field(description="share of safe inputs called unsafe")
     recall: float = Field(description="share of unsafe inputs called unsafe")

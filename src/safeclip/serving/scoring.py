@@ -31,8 +31,8 @@ class Scorer:
         """Thresholds and measured error by modality."""
         return {name: probe.described for name, probe in self._probes.items()}
 
-    def hides(self, modality: str, score: Score) -> bool:
-        """Whether a page must blur it; errs towards hiding."""
+    def marks(self, modality: str, score: Score) -> bool:
+        """Whether a page marks it as perhaps unsafe; errs towards marking."""
         return score.score >= self._probes[modality].described.hide_threshold
 
     def score(self, modality: str, base: np.ndarray, served: np.ndarray) -> list[Score]:

@@ -30,6 +30,7 @@ from safeclip.serving.schemas import (
     EncodeTextRequest,
     Found,
     Info,
+    InfoRequest,
     Ranked,
     Ranking,
     RankRequest,
@@ -126,7 +127,7 @@ class SafeclipEmbedder:
             scores, _, _ = await self.engine.score(request.items, "items")
         return Scores(scores=scores, version=self.version)
 
-    @bentoml.api
+    @bentoml.api(input_spec=InfoRequest)
     async def info(self) -> Info:
         """Version, lineage, metrics and limits."""
         embedder, index = self.engine.embedder, self.engine.index

@@ -22,17 +22,18 @@ function element(tag, className, content) {
   return made;
 }
 
-async function shown(hit) {
+// Blurred by the service in its pixels, captions withheld, unless asked for with `?shown`.
+async function content(hit, revealed) {
   const box = element("span", "shown", "");
-  const answer = await fetch(`/gallery/${hit.row}`);
+  const answer = await fetch(`/gallery/${hit.row}${revealed ? "?shown" : ""}`);
   if (answer.headers.get("content-type") === "image/webp") {
     const image = document.createElement("img");
-    image.alt = hit.unsafe ? "may be unsafe" : hit.id;
+    image.alt = revealed ? hit.id : "a picture, blurred";
     image.src = URL.createObjectURL(await answer.blob());
     image.onload = () => URL.revokeObjectURL(image.src);
     box.append(image);
   } else {
-    box.textContent = (await answer.json()).text ?? "";
+    box.textContent = (await answer.json()).text ?? "a caption, hidden";
   }
   return box;
 }
@@ -42,9 +43,13 @@ async function card(hit) {
   if (hit.unsafe) item.className = "unsafe";
   const press = element("button", "", "");
   press.type = "button";
-  press.append(await shown(hit));
-  press.title = hit.unsafe ? "may be unsafe: press to show or hide" : hit.id;
-  press.onclick = () => item.classList.toggle("revealed");
+  press.append(await content(hit, false));
+  press.title = hit.unsafe ? "may be unsafe: press to show or hide" : "press to show or hide";
+  press.onclick = async () => {
+    const revealed = item.classList.toggle("revealed");
+    const now = await content(hit, revealed);
+    if (revealed === item.classList.contains("revealed")) press.replaceChildren(now);
+  };
   item.append(press, element("small", "", `${hit.score.toFixed(3)} ${hit.id}`));
   return item;
 }
@@ -99,6 +104,6 @@ addEventListener("drop", async (event) => {
 });
 
 post("/info", {}).then((info) => {
-  const gallery = info.gallery ? `${info.gallery.items} items, ${info.gallery.unsafe} of them hidden` : "no gallery mounted";
+  const gallery = info.gallery ? `${info.gallery.items} items, ${info.gallery.unsafe} of them marked as perhaps unsafe` : "no gallery mounted";
   document.getElementById("model").textContent = `Model ${info.version}; ${gallery}.`;
 }).catch((fault) => { document.getElementById("model").textContent = fault.message; });
