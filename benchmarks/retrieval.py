@@ -63,7 +63,7 @@ def seconds(search: Callable[[Tensor, Tensor], object], queries: Tensor, gallery
 
 
 def compare(pairs: int) -> dict[str, object]:
-    """Alternate the two sides; also the floor: the products alone, which no exact search can avoid."""
+    """Alternate the two sides; also the float32 products of all pairs and nothing else."""
     queries, gallery = unit_rows(QUERIES, 1), unit_rows(ITEMS, 2)
     same = same_results(full_sort(queries, gallery), streamed(queries, gallery))
     slow, fast, floor = [], [], []

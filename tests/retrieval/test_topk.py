@@ -49,6 +49,50 @@ def test_random_embeddings_give_the_same_neighbours_in_any_block() -> None:
         assert torch.equal(topk(queries, gallery, 20, block=block)[1], expected)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    queries=st.integers(1, 40),
+    rows=st.integers(1, 300),
+    width=st.sampled_from([1, 3, 16, 100]),
+    k=st.integers(1, 40),
+    spread=st.sampled_from([0.0, 1e-6, 1e-3, 0.1, 1.0]),
+    scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e6, 1e25]),
+)
+def test_no_neighbour_is_lost_to_rounding(
+    seed: int, queries: int, rows: int, width: int, k: int, spread: float, scale: float
+) -> None:
+    """Rows all but equal, of any length: near ties, which the fast products cannot tell apart."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.randn(1, width, generator=generator)
+    gallery = scale * (centre + spread * torch.randn(rows, width, generator=generator))
+    gallery = gallery[torch.randint(rows, (rows,), generator=generator)]  # some rows twice
+    asked = centre + torch.randn(queries, width, generator=generator)
+    scores, indices = topk(asked, gallery, k, block=128)
+    exact = asked.double() @ gallery.double().T
+    best = exact.sort(dim=1, descending=True).values[:, :k]
+    slack = 1e-6 * asked.norm(dim=1, keepdim=True) * gallery.norm(dim=1).max() + 1e-37
+    assert ((exact.gather(1, indices) - best).abs() <= slack).all()
+    assert ((scores - best).abs() <= slack).all()
+    for found, of_query in zip(scores, indices, strict=True):  # equal scores in index order
+        assert all(
+            a > b or i < j for a, b, i, j in zip(found, found[1:], of_query, of_query[1:], strict=False)
+        )
+
+
+def test_equal_rows_tie_in_any_block_and_any_batch() -> None:
+    generator = torch.Generator().manual_seed(3)
+    row, queries = torch.randn(1, 100, generator=generator), torch.randn(20, 100, generator=generator)
+    gallery = torch.cat([torch.randn(2500, 100, generator=generator), row.expand(2500, 100)])
+    expected = topk(queries, gallery, 30)
+    for block in (130, 700):
+        found = topk(queries[:9], gallery, 30, block=block)
+        assert torch.equal(found[0], expected[0][:9])
+        assert torch.equal(found[1], expected[1][:9])
+    alone = torch.cat([topk(query[None], gallery, 30)[1] for query in queries])
+    assert torch.equal(alone, expected[1])
+
+
 def test_the_lowest_index_wins_among_equals() -> None:
     _, indices = topk(torch.ones(2, 4), torch.ones(100, 4), 5, block=8)
     assert indices.tolist() == [[0, 1, 2, 3, 4]] * 2

@@ -1,14 +1,18 @@
 """Exact top-k of a gallery, streamed in blocks: memory is queries x block, whatever the gallery's size.
 
 The result equals a stable descending sort of all scores cut to k: among equal scores the lowest gallery
-index wins. `torch.topk` alone does not promise that, so each block's selection is repaired where the k-th
-score is shared, and put into index order before a stable sort by score.
+index wins. A score is the float32 dot product summed in one fixed order, so that equal rows score equally
+wherever they stand and the answer does not depend on `block`.
 
-Cost: Q*N*D multiply-adds and two passes over each block's scores, against a sort of Q*N for the plain way.
+Two steps a block: `screen.py` multiplies everything in a fast type and leaves the few rows that may still
+reach the k best, with a proof that it leaves them all; only those are scored in float32 and merged with what
+is kept. Cost: Q*N*D multiply-adds in the screen's type, one comparison of each product, and the float32
+scores of some k (1 + ln(N / 2048)) rows a query and of those that the bound cannot tell apart.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -17,6 +21,13 @@ import torch
 from torch import Tensor
 
 from safeclip.errors import DataError
+from safeclip.retrieval.screen import Screen
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+SCREENED = 2048
+"""Rows screened at a time, whatever is read at a time: their products stay in the processor's cache."""
+PAIRS = 1024
+"""So many pairs of vectors at a time are gathered where no kernel reads them in place."""
 
 
 class Gallery(Protocol):
@@ -44,14 +55,22 @@ def topk(
 
 
 def _topk_streamed(queries: Tensor, gallery: Gallery, k: int, block: int) -> tuple[Tensor, Tensor]:
+    if not len(queries):
+        keep = min(k, gallery.shape[0])
+        return queries.new_empty(0, keep), torch.empty(0, keep, dtype=torch.long, device=queries.device)
+    screen = Screen(queries)
     best_scores = queries.new_empty(len(queries), 0)
     best_indices = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for start, rows in _blocks(gallery, block, queries.device):
-        scores, indices = _topk_of_block(queries @ rows.T, k)
+        kth = best_scores[:, -1:] if best_scores.shape[1] == k else None
+        places = screen.may_reach(rows, k, kth)
+        scores, indices = _by_query(_scores(queries, rows, *places), *places, len(queries))
         # What is kept has lower indices than this block, so a stable sort keeps equal scores in index order.
         best_scores = torch.cat([best_scores, scores], dim=1)
         best_indices = torch.cat([best_indices, indices + start], dim=1)
-        best_scores, best_indices = _by_score(best_scores, best_indices, k)
+        best_scores, order = best_scores.sort(dim=1, descending=True, stable=True)
+        keep = min(k, start + len(rows))
+        best_scores, best_indices = best_scores[:, :keep], best_indices.gather(1, order[:, :keep])
     return best_scores, best_indices
 
 
@@ -64,26 +83,30 @@ def _blocks(gallery: Gallery, block: int, device: torch.device) -> Iterator[tupl
         rows = rows.to(device)
         if not _all_finite(rows):
             raise DataError(f"gallery rows {start} to {start + len(rows) - 1}: an embedding is not finite")
-        yield start, rows
+        for offset in range(0, len(rows), SCREENED):
+            yield start + offset, rows[offset : offset + SCREENED]
 
 
-def _topk_of_block(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Exact top-k of scores [Q, B], lowest index first among equals."""
-    k = min(k, scores.shape[1])
-    one_more = min(k + 1, scores.shape[1])  # its score tells whether others share the k-th
-    best, where = torch.topk(scores, one_more, dim=1)
-    indices, order = where[:, :k].sort(dim=1)
-    values, indices = _by_score(best[:, :k].gather(1, order), indices, k)
-    shared = best[:, -1] == best[:, k - 1] if one_more > k else torch.zeros(len(scores), dtype=torch.bool)
-    if shared.any():
-        full, order = scores[shared].sort(dim=1, descending=True, stable=True)
-        values[shared], indices[shared] = full[:, :k], order[:, :k]
-    return values, indices
+def _scores(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
+    """float32 dot products [P] of the pairs `queries[query], rows[row]`; `query` ascends."""
+    if queries.device.type != "cpu":
+        pairs = zip(query.split(PAIRS), row.split(PAIRS), strict=True)
+        return torch.cat([(queries[one] * rows[other]).sum(dim=1) for one, other in pairs])
+    ends = torch.searchsorted(query, torch.arange(len(queries) + 1))
+    shape = (len(queries), len(rows))
+    pattern = torch.sparse_csr_tensor(ends, row, queries.new_zeros(len(row)), shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(pattern, queries, rows.T, beta=0.0).values()
 
 
-def _by_score(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return scores[:, :k], indices.gather(1, order[:, :k])
+def _by_query(scores: Tensor, query: Tensor, row: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """Scores and rows of the pairs as [Q, W], the order kept, filled up with -inf."""
+    counts = torch.bincount(query, minlength=queries)
+    column = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+    table = scores.new_full((queries, int(counts.max())), -torch.inf)
+    table[query, column] = scores
+    indices = torch.zeros_like(table, dtype=row.dtype)
+    indices[query, column] = row
+    return table, indices
 
 
 def _all_finite(rows: Tensor) -> bool:
