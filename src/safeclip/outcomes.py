@@ -9,8 +9,11 @@ import pyarrow as pa
 
 from safeclip.errors import DataError
 from safeclip.intervals import Interval, Resampling, contrast_interval, proportion_interval
+from safeclip.records import OUTCOMES
 
 MODELS = ("candidate", "base", "production")
+SLICED_OUTCOMES = OUTCOMES.append(pa.field("slices", pa.list_(pa.string())))
+"""What `evaluate` writes: outcomes with the slices that each query belongs to (`modality.text_only`)."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +38,33 @@ class Measured:
 
 
 def measured(table: pa.Table) -> dict[str, Measured]:
-    """By metric, and by `categories.CATEGORY.METRIC` for the queries whose scene has that category.
+    """By metric, by `categories.CATEGORY.METRIC` for the queries whose scene has that category, and by
+    `slices.KIND.NAME.METRIC` for those of a slice.
 
-    `table` has the schema OUTCOMES. `DataError` if a model's outcomes are missing for some of the queries.
+    `table` has the schema SLICED_OUTCOMES, or OUTCOMES if it has no slices. `DataError` if a model's outcomes are missing for some queries.
     """
     names = np.array(table["metric"].to_pylist(), dtype=object)
     columns = {model: _column(table, model) for model in MODELS}
-    belongs = _membership(table)
+    columns_of_names = [name for name in ("categories", "slices") if name in table.column_names]
+    belongs = {part: rows for name in columns_of_names for part, rows in _membership(table, name).items()}
     found: dict[str, Measured] = {}
     for metric in sorted(set(names)):
-        rows = names == metric
+        rows = np.flatnonzero(names == metric)
         found[metric] = _measured(metric, columns, rows)
-        for category, members in belongs.items():
-            if (rows & members).any():
-                name = f"categories.{category}.{metric}"
-                found[name] = _measured(name, columns, rows & members)
+        for part, members in belongs.items():
+            inside = rows[members[rows]]
+            if len(inside):
+                found[f"{part}.{metric}"] = _measured(f"{part}.{metric}", columns, inside)
     return found
 
 
-def _membership(table: pa.Table) -> dict[str, np.ndarray]:
-    lists = table["categories"].to_pylist()
-    categories = sorted({category for row in lists for category in row or ()})
-    return {name: np.array([name in (row or ()) for row in lists], dtype=bool) for name in categories}
+def _membership(table: pa.Table, column: str) -> dict[str, np.ndarray]:
+    """`COLUMN.NAME` -> [rows] bool, for every name in the lists of a column."""
+    members: dict[str, np.ndarray] = {}
+    for row, names in enumerate(table[column].to_pylist()):
+        for name in names or ():
+            members.setdefault(f"{column}.{name}", np.zeros(len(table), dtype=bool))[row] = True
+    return dict(sorted(members.items()))
 
 
 def _column(table: pa.Table, model: str) -> np.ndarray | None:

@@ -2,13 +2,14 @@
 
 {"assigned": false, "version": null, "digests": {}}                    until the first promotion
 {"assigned": true, "version": "v1.2.0", "adapter": "path/from/the/root.safetensors",
- "digests": {"adapter": "sha256 of that file", ...}}                   afterwards
+ "digests": {"adapter": "sha256 of that file", ...}, "gate": {...}}    afterwards; `gate`: the rules it passed
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,6 +27,7 @@ class Production(BaseModel):
     version: str | None = None
     adapter: str | None = None
     digests: dict[str, str] = Field(default_factory=dict)
+    gate: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _all_or_nothing(self) -> Production:

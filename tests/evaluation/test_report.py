@@ -1,6 +1,7 @@
 """The reviewer's page: verdict first, every rule told, nothing loaded, nothing invented."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -10,7 +11,13 @@ import pytest
 from PIL import Image
 
 from safeclip.errors import DataError
-from safeclip.evaluation.report import learning_curves, make_report, measures, worst_categories
+from safeclip.evaluation.report.measures import measures
+from safeclip.evaluation.report.page import Findings, learning_curves
+from safeclip.evaluation.report.page import make_report as make_page
+from safeclip.evaluation.report.slices import slices
+from safeclip.gating.compare import Difference
+from safeclip.production import sha256
+from safeclip.records import QUADRUPLETS, write_table
 from safeclip.settings.project import Settings
 from safeclip.stages.report import report
 
@@ -79,18 +86,27 @@ def evidence() -> dict:
             "quarantine": {"validate_data": {"image score is outside 0 to 1": 2}},
         },
         "history": [{"step": 1.0 * s, "total_loss": 2.0 / s, "val_harmful_t2i": None} for s in range(1, 9)],
-        "grids": {"unsafe_t2i": picture()},
+        "pictures": {"unsafe prompts": picture()},
     }  # fmt: skip
 
 
+def make_report(title: str, **findings) -> str:
+    return make_page(title, Findings(**findings))
+
+
 def text_of(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S))
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.S)))
 
 
 def test_the_verdict_comes_first_and_names_what_broke(evidence):
     text = text_of(make_report(**evidence))
     assert "Failed: 2 of 3 rules hold" in text
-    assert text.index("Broken: broken") < text.index("The rules") < text.index("Candidate against base")
+    assert (
+        text.index("Broken: broken")
+        < text.index("Before you decide")
+        < text.index("Failed ones first")
+        < text.index("Candidate against base")
+    )
     evidence["verdict"] = {"passed": True, "rules": [rule("kept", True)], "digests": {}}
     assert "Passed: 1 of 1 rules hold" in text_of(make_report(**evidence))
 
@@ -146,9 +162,88 @@ def test_production_has_its_columns_when_there_is_one(evidence):
 
 
 def test_categories_come_worst_first_and_unmeasured_harm_is_the_worst(evidence):
-    assert [row["name"] for row in worst_categories(evidence["metrics"])] == ["violence", "hate"]
+    assert [row.name for row in slices(evidence["metrics"])] == ["violence", "hate"]
     evidence["metrics"]["intervals"]["candidate"]["categories"]["hate"] = {"retrieval": {}}
-    assert [row["name"] for row in worst_categories(evidence["metrics"])] == ["hate", "violence"]
+    assert [row.name for row in slices(evidence["metrics"])] == ["hate", "violence"]
+
+
+def test_slices_stand_among_the_categories_and_a_kind_of_one_is_told_apart(evidence):
+    harm = {"t2i": {"unsafe": {"harmful_top1": spread(0.5, 40)}}}
+    evidence["metrics"]["intervals"]["candidate"]["slices"] = {
+        "length": {"5_to_9_words": {"retrieval": harm}, "10_to_12_words": {"retrieval": {}}},
+        "style": {"painted": {"retrieval": harm}},
+    }
+    assert [row.name for row in slices(evidence["metrics"])] == [
+        "5 to 9 words",
+        "violence",
+        "hate",
+        "10 to 12 words",
+    ]
+    assert "Style: all scenes are of one, painted." in text_of(make_report(**evidence))
+
+
+def test_what_a_reviewer_must_know_stands_before_the_rules(evidence):
+    text = text_of(make_report(**evidence))
+    told = text[text.index("Before you decide") : text.index("Failed ones first")]
+    assert "Worse than base: Zero-shot accuracy, −0.100 [−0.120, −0.080]." in told
+    assert (
+        "Most harm left: category “violence”, text to image, harmful top-1 0.400 [0.380, 0.420], n = 200."
+        in told
+    )
+    assert "Not measured: generation, red team, shortcut audit." in told
+    assert "Safe R@1" not in told, "no clear change"
+
+
+def test_rules_are_compared_with_those_of_production(evidence):
+    assert "No version is in production" in text_of(make_report(**evidence))
+    production = {**evidence, "production": "v1.2.0"}
+    assert "are not on record" in text_of(make_report(**production))
+    assert "The rules are those that v1.2.0 was promoted under" in text_of(
+        make_report(**production, differences=[])
+    )
+    text = text_of(
+        make_report(**production, differences=[Difference("zeroshot", "offset -0.05 -> -0.2", True)])
+    )
+    assert "Rule loosened since production: zeroshot (offset -0.05 -> -0.2)." in text
+    assert "loosened zeroshot : offset -0.05 -> -0.2" in text
+
+
+def test_attacks_and_audit_are_told_with_n_and_interval_strongest_first(evidence):
+    def attack(name: str, share: float) -> dict:
+        figures = {"base": spread(0.9), "candidate": spread(share), "change": spread(share - 0.9)}
+        return {"name": name, "kind": "black_box", "modality": "text", "budget": 20, "n": 150, **figures}
+
+    evidence["red_team"] = {
+        "attacks": [attack("leetspeak", 0.2), attack("token_search", 0.7)],
+        "destroyed": 3,
+    }
+    evidence["audit"] = {
+        "groups": [{"name": "safe_with_marker", "n": 200, "base": spread(0.1), "candidate": spread(0.2)}],
+        "gap": spread(0.1, 200),
+        "saliency": [{"group": "unsafe", "glyph": 0.6, "marker": 0.1, "rest": 0.3, "n": 50}],
+    }
+    text = text_of(make_report(**evidence))
+    assert text.index("token search (black box, text, budget 20) 150") < text.index("leetspeak")
+    assert "Strongest attack: token search succeeds on 0.700 [0.680, 0.720] of its queries." in text
+    assert "3 mutations tripped the content guard" in text
+    assert "safe with marker 200" in text
+    assert "Gap, generated-but-safe above safe: +0.100 [+0.080, +0.120] , n = 200" in text
+    assert "unsafe 50 60.0 % 10.0 % 30.0 %" in text
+    assert "Not measured: generation." in text
+
+
+def test_this_run_stands_on_the_frontier(evidence):
+    point = {"harmful_t2i": 0.6, "harmful_i2t": 0.5, "safe_r1_drop": 0.02, "zeroshot_drop": 0.03}
+    evidence["points"] = [{"objective": "safe_clip", "share": share, **point} for share in (0.5, 1.0)]
+    assert "Frontier: not measured" in text_of(make_report(**evidence | {"points": []}))
+    page = make_report(**evidence)
+    assert "safe-clip 0.60 harm at 0.030 lost" in page
+    assert "this run 0" not in page
+    numbers = {
+        "retrieval": {w: {"unsafe": {"harmful_top1": 0.3}, "safe": {"r1": 0.9}} for w in ("t2i", "i2t")}
+    }
+    evidence["metrics"]["base"] = evidence["metrics"]["candidate"] = numbers | {"zeroshot": {"top1": 0.5}}
+    assert "this run 0.30 at 0.000" in make_report(**evidence)
 
 
 def test_the_page_loads_nothing(evidence):
@@ -170,11 +265,11 @@ def test_hostile_text_is_text(evidence):
     assert "<img src=https" not in page
 
 
-def test_every_picture_has_a_text_and_the_only_pictures_are_the_grids(evidence):
+def test_every_picture_has_a_text(evidence):
     page = make_report(**evidence)
     images = re.findall(r"<img\b[^>]*>", page)
     assert len(images) == 1
-    assert "Unsafe pictures are blurred" in images[0]
+    assert "what is unsafe is blurred" in images[0]
     assert 'width="40" height="40"' in images[0]
     assert all('aria-label="' in svg for svg in re.findall(r"<svg\b[^>]*>", page))
 
@@ -201,8 +296,19 @@ def results(evidence, tmp_path, monkeypatch) -> Path:
         folder = Path("results") / stage
         folder.mkdir(parents=True)
         (folder / name).write_text(json.dumps(evidence[key]))
-    Path("results/evaluate/grids").mkdir()
-    Path("results/evaluate/grids/unsafe_t2i.png").write_bytes(picture())
+    item = {"id": "a", "side": "generated", "unsafe": True}
+    line = {"query": item, "found": {"base": [item], "candidate": [item]}}
+    Path("results/evaluate/retrieved.json").write_text(json.dumps({"unsafe_t2i": [line]}))
+    row = {
+        "id": "a",
+        "split": "test",
+        "caption_safe": "a dog",
+        "caption_generated": "SECRET",
+        "categories": ["hate"],
+    }
+    row |= {"image_safe": picture(), "image_generated": picture(), "concept": "hate"}
+    write_table(Path("results/validate_data/dataset/test-00000.parquet"), [row], QUADRUPLETS)
+    Path("production.json").write_text('{"assigned": false}')
     Path("results/finetune").mkdir()
     with Path("results/finetune/history.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(evidence["history"][0]))
@@ -235,3 +341,29 @@ def test_a_missing_or_broken_input_names_the_stage_to_run(results, path, stage):
     with pytest.raises(DataError, match=f"run the stage {stage}"):
         report(Settings())
     assert not (results / "report").exists()
+
+
+def test_metrics_that_the_gate_did_not_judge_are_not_shown(results, evidence):
+    judged = evidence["verdict"] | {"digests": {"metrics": sha256(results / "evaluate/metrics.json")}}
+    (results / "gate/verdict.json").write_text(json.dumps(judged))
+    report(Settings())
+    (results / "evaluate/metrics.json").write_text(json.dumps(evidence["metrics"]) + " ")
+    with pytest.raises(DataError, match="not the file that the gate judged; run the stage gate"):
+        report(Settings())
+
+
+@pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
+def test_a_broken_frontier_file_is_named(results, text):
+    Path("docs").mkdir()
+    Path("docs/frontier.json").write_text(text)
+    with pytest.raises(DataError, match=r"docs/frontier\.json: not the points of a frontier"):
+        report(Settings())
+
+
+@pytest.mark.parametrize("uncover", [True, False])
+def test_the_page_holds_the_unsafe_text_only_if_it_may_be_uncovered(results, uncover):
+    report(Settings.model_validate({"report": {"uncover": uncover}}))
+    page = (results / "report/index.html").read_text()
+    assert "[unsafe caption: hate]" in page
+    assert ("SECRET" in page) is uncover
+    assert ("Show what is unsafe here" in page) is uncover

@@ -20,7 +20,11 @@ from safeclip.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.settings.project import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
+<<<<<<< HEAD
 from tests.training.adapters import write_adapter
+=======
+from tests.toy import PROJECT
+>>>>>>> 74c4d31 (The reviewer's page: what to know before deciding, slices, frontier, rules against production's, lookups to uncover; every interval is recomputed by the gate)
 from tests.training.tiny import tiny_encoder, tiny_table
 
 SETTINGS = Settings.model_validate({"evaluate": {"batch_size": 32, "bootstrap": 200, "grid_queries": 2}})
@@ -65,6 +69,7 @@ def _write_inputs(root: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(pictures, schema=ZEROSHOT), root / "data" / "zeroshot.parquet")
     (root / "data" / "zeroshot_prompts.json").write_text('{"templates": ["a {}"]}')
+    shutil.copyfile(PROJECT / "data" / "taxonomy.yaml", root / "data" / "taxonomy.yaml")
     (root / "production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
 
 
@@ -81,26 +86,30 @@ def test_evaluate_measures_every_direction_for_both_models(finished: Path) -> No
             assert set(kinds["unsafe"]) == {"r1", "r5", "r10", "r20", "harmful_top1", "redirection"}
             assert set(kinds["generated_safe"]) == {"over_redirection"}
     assert metrics["production"] is None
-    assert metrics["n"] == {"scenes": ROWS, "zeroshot": ROWS}
+    assert metrics["n"] == {"scenes": ROWS, "zeroshot": ROWS, "slice_minimum": 30}
     assert metrics["candidate"] != metrics["base"]
 
 
 def test_outcomes_hold_ids_and_no_words(finished: Path) -> None:
     table = pq.read_table(finished / "results" / "evaluate" / "outcomes.parquet")
-    assert table.column_names == ["id", "metric", "categories", "candidate", "base", "production"]
+    assert table.column_names == ["id", "metric", "categories", "candidate", "base", "production", "slices"]
     assert all(item.startswith(("test-", "zeroshot-")) for item in table["id"].to_pylist())
 
 
-def test_grids_and_plots_are_there(finished: Path) -> None:
-    files = {
-        str(path.relative_to(finished / "results" / "evaluate")) for path in finished.rglob("evaluate/*/*")
+def test_plots_are_there_and_what_queries_retrieve_is_told_by_id(finished: Path) -> None:
+    folder = finished / "results" / "evaluate"
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        "recall.csv",
+        "slices.csv",
+        "headlines.png",
     }
-    assert files == {
-        "plots/recall.csv",
-        "plots/categories.csv",
-        "plots/headlines.png",
-        *(f"grids/{kind}_{way}.png" for kind in ("safe", "unsafe") for way in ("t2i", "i2t")),
-    }
+    found = json.loads((folder / "retrieved.json").read_text())
+    assert set(found) == {f"{kind}_{way}" for kind in ("safe", "unsafe") for way in ("t2i", "i2t")}
+    for line in (line for lines in found.values() for line in lines):
+        assert set(line["found"]) == {"base", "candidate"}
+        for item in (line["query"], *line["found"]["base"]):
+            assert set(item) == {"id", "side", "unsafe"}
+            assert item["id"].startswith("test-")
 
 
 def test_running_again_gives_the_same_bytes(project: Path) -> None:
@@ -203,7 +212,7 @@ def test_without_a_zeroshot_set_nothing_is_invented_and_the_gate_fails(project: 
     evaluate(SETTINGS)
     gate(SETTINGS)
     metrics = read(project / "results" / "evaluate" / "metrics.json")
-    assert metrics["n"] == {"scenes": ROWS, "zeroshot": 0}
+    assert metrics["n"] == {"scenes": ROWS, "zeroshot": 0, "slice_minimum": 30}
     assert "zeroshot" not in metrics["candidate"]
     lines = {rule["id"]: rule for rule in read(project / "results" / "gate" / "verdict.json")["rules"]}
     assert not lines["core_zeroshot"]["passed"]

@@ -15,8 +15,8 @@ from safeclip.evaluation.plots import write_headlines, write_recall_curves, writ
 from safeclip.evaluation.retrieval import Outcome
 from safeclip.evaluation.summary import summarise, worst_first
 from safeclip.intervals import Resampling
-from safeclip.outcomes import measured
-from safeclip.records import OUTCOMES, read_table, write_table
+from safeclip.outcomes import SLICED_OUTCOMES, measured
+from safeclip.records import read_table, write_table
 
 HOW = Resampling(seed=1)
 HARM = "retrieval.t2i.unsafe.harmful_top1"
@@ -41,7 +41,8 @@ def models() -> dict[str, ModelOutcomes]:
 
 def table_of(models: dict[str, ModelOutcomes]) -> pa.Table:
     categories = [["violence"], ["violence", "hate"], ["hate"], []]
-    return outcome_table(models, ["a", "b", "c", "d"], categories, ["z0", "z1"])
+    slices = [["length.short"], ["length.short"], ["length.long"], ["length.long"]]
+    return outcome_table(models, ["a", "b", "c", "d"], categories, ["z0", "z1"], slices)
 
 
 def summary(models: dict[str, ModelOutcomes]) -> dict[str, Any]:
@@ -74,11 +75,23 @@ def test_categories_hold_the_queries_of_their_scenes(models: dict[str, ModelOutc
     assert slices["hate"]["retrieval"]["t2i"]["unsafe"]["harmful_top1"] == 0.0
 
 
+def test_slices_with_too_few_queries_are_left_out(models: dict[str, ModelOutcomes]) -> None:
+    found = measured(table_of(models))
+    short = summarise(found, HOW)["candidate"]["slices"]["length"]["short"]
+    assert short["retrieval"]["t2i"] == {"unsafe": {"harmful_top1": 0.5}, "safe": {"r1": 1.0}}
+    enough = summarise(found, HOW, slice_min_n=2)["candidate"]
+    assert list(enough["slices"]["length"]["long"]["retrieval"]["t2i"]) == ["safe"], "one unsafe query"
+    assert "slices" not in summarise(found, HOW, slice_min_n=3)["candidate"]
+    assert set(enough["categories"]) == {"hate", "violence"}, "categories are few and always told"
+
+
 def test_slices_come_worst_first(models: dict[str, ModelOutcomes]) -> None:
     rows = worst_first(measured(table_of(models)), HOW)
-    assert [(row["category"], row["candidate"]) for row in rows if row["metric"] == HARM] == [
-        ("violence", 0.5),
-        ("hate", 0.0),
+    assert [(row["slice"], row["candidate"]) for row in rows if row["metric"] == HARM] == [
+        ("categories.violence", 0.5),
+        ("slices.length.short", 0.5),
+        ("categories.hate", 0.0),
+        ("slices.length.long", 0.0),
     ]
     recall = [row["candidate"] for row in rows if row["metric"] == R1]
     assert recall == sorted(recall)
@@ -93,8 +106,8 @@ def test_production_is_compared_when_there_is_one(models: dict[str, ModelOutcome
 
 def test_the_table_survives_its_file(models: dict[str, ModelOutcomes], tmp_path: Path) -> None:
     table = table_of(models)
-    write_table(tmp_path / "outcomes.parquet", table, OUTCOMES)
-    again = measured(read_table(tmp_path / "outcomes.parquet", OUTCOMES))
+    write_table(tmp_path / "outcomes.parquet", table, SLICED_OUTCOMES)
+    again = measured(read_table(tmp_path / "outcomes.parquet", SLICED_OUTCOMES))
     assert summarise(again, HOW) == summarise(measured(table), HOW)
 
 
@@ -104,7 +117,7 @@ def test_outcomes_that_lack_a_model_are_refused(models: dict[str, ModelOutcomes]
     table = table_of(models).to_pylist()
     table[0]["candidate"] = None
     with pytest.raises(DataError, match="missing for candidate"):
-        measured(pa.Table.from_pylist(table, schema=OUTCOMES))
+        measured(pa.Table.from_pylist(table, schema=SLICED_OUTCOMES))
 
 
 def test_plots_of_equal_numbers_are_equal_bytes(models: dict[str, ModelOutcomes], tmp_path: Path) -> None:
@@ -112,8 +125,8 @@ def test_plots_of_equal_numbers_are_equal_bytes(models: dict[str, ModelOutcomes]
     for folder in (tmp_path / "one", tmp_path / "two"):
         write_headlines(folder / "headlines.png", metrics)
         write_recall_curves(folder / "recall.csv", metrics)
-        write_slices(folder / "categories.csv", rows)
-    for name in ("headlines.png", "recall.csv", "categories.csv"):
+        write_slices(folder / "slices.csv", rows)
+    for name in ("headlines.png", "recall.csv", "slices.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert b"matplotlib" not in (tmp_path / "one" / "headlines.png").read_bytes().lower()
 

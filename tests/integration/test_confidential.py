@@ -55,5 +55,5 @@ def test_scratch_with_unsafe_text_is_gone_after_the_run(tiny_chain: TinyChain) -
 
 
 def test_the_stages_that_make_unsafe_data_store_it_in_the_restricted_remote(tiny_chain: TinyChain) -> None:
-    stages = ("tune_rewriter", "rewrite_captions", "render_images", "validate_data")
+    stages = ("tune_rewriter", "rewrite_captions", "render_images", "validate_data", "report")
     assert unsafe_paths(tiny_chain.root) == {f"results/{stage}" for stage in stages}

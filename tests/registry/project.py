@@ -16,10 +16,10 @@ from safeclip.evaluation.summary import summarise
 from safeclip.gating.evidence import read_evidence
 from safeclip.gating.verdict import decide
 from safeclip.intervals import Resampling
-from safeclip.outcomes import measured
+from safeclip.outcomes import SLICED_OUTCOMES, measured
 from safeclip.pipeline.release import Registry
 from safeclip.production import sha256
-from safeclip.records import OUTCOMES, write_table
+from safeclip.records import write_table
 from safeclip.settings.project import load_settings
 from safeclip.stages.stage import write_json
 from tests.gating.evidence import GOOD, share
@@ -76,7 +76,7 @@ class Project:
             for old in (results / name).iterdir():
                 old.unlink()
         (results / "finetune/adapter.safetensors").write_text(weights)
-        write_table(results / "evaluate/outcomes.parquet", outcomes(harm, self._assigned()), OUTCOMES)
+        write_table(results / "evaluate/outcomes.parquet", outcomes(harm, self._assigned()), SLICED_OUTCOMES)
         found = measured(outcomes(harm, self._assigned()))
         metrics = summarise(found, Resampling(1))
         metrics["digests"] = {
@@ -119,8 +119,9 @@ def outcomes(harm: float, assigned: bool, n: int = 1000) -> pa.Table:
             "candidate": ours_,
             "base": base_,
             "production": np.asarray(ours_) if assigned else [None] * n,
+            "slices": [[]] * n,
         }
-        parts.append(pa.table(columns, schema=OUTCOMES))
+        parts.append(pa.table(columns, schema=SLICED_OUTCOMES))
     return pa.concat_tables(parts)
 
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from safeclip.errors import DataError
 from safeclip.evaluation.retrieval import Outcome
-from safeclip.outcomes import MODELS
-from safeclip.records import OUTCOMES
+from safeclip.outcomes import MODELS, SLICED_OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -27,20 +26,24 @@ def outcome_table(
     scene_ids: list[str],
     categories: list[list[str]],
     zeroshot_ids: list[str],
+    slices: list[list[str]] | None = None,
 ) -> pa.Table:
-    """One row a metric and query (OUTCOMES). `models` has candidate and base, and production if there is one.
+    """One row a metric and query (SLICED_OUTCOMES), with the categories and slices of its scene.
 
+    `models` has candidate and base, and production if there is one.
     Which queries a metric has depends on the data alone, so the models' outcomes pair by position.
     """
     if not {"candidate", "base"} <= set(models):
         raise DataError("candidate and base must both be evaluated")
+    inside = slices or [[] for _ in scene_ids]
     parts = [
-        _part(name, outcome.rows, scene_ids, categories, _values(models, name))
+        _part(name, outcome.rows, scene_ids, categories, inside, _values(models, name))
         for name, outcome in sorted(models["base"].retrieval.items())
     ]
     correct = {model: found.zeroshot for model, found in models.items()}
-    no_categories: list[list[str]] = [[] for _ in zeroshot_ids]
-    parts.append(_part("zeroshot.top1", np.arange(len(zeroshot_ids)), zeroshot_ids, no_categories, correct))
+    nowhere: list[list[str]] = [[] for _ in zeroshot_ids]
+    every = np.arange(len(zeroshot_ids))
+    parts.append(_part("zeroshot.top1", every, zeroshot_ids, nowhere, nowhere, correct))
     return pa.concat_tables(parts)
 
 
@@ -53,6 +56,7 @@ def _part(
     rows: np.ndarray,
     ids: list[str],
     categories: list[list[str]],
+    slices: list[list[str]],
     values: Mapping[str, np.ndarray],
 ) -> pa.Table:
     unmeasured = [None] * len(rows)
@@ -61,5 +65,6 @@ def _part(
         "metric": [metric] * len(rows),
         "categories": [sorted(categories[row]) for row in rows],
         **{model: values.get(model, unmeasured) for model in MODELS},
+        "slices": [slices[row] for row in rows],
     }
-    return pa.table(columns, schema=OUTCOMES)
+    return pa.table(columns, schema=SLICED_OUTCOMES)

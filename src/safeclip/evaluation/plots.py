@@ -43,7 +43,7 @@ def write_recall_curves(path: Path, metrics: dict[str, Any]) -> None:
 
 def write_slices(path: Path, rows: list[dict[str, Any]]) -> None:
     """CSV of `summary.worst_first`, in its order."""
-    header = list(rows[0]) if rows else ["metric", "category", "n", "candidate"]
+    header = list(rows[0]) if rows else ["metric", "slice", "n", "candidate"]
     write_csv(path, header, [list(row.values()) for row in rows])
 
 

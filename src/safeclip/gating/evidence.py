@@ -8,9 +8,9 @@ from typing import Any
 
 from safeclip.errors import DataError
 from safeclip.gating.verdict import Evidence
-from safeclip.outcomes import measured
+from safeclip.outcomes import SLICED_OUTCOMES, measured
 from safeclip.production import PRODUCTION, read_production, sha256
-from safeclip.records import OUTCOMES, read_table
+from safeclip.records import read_table
 
 METRICS = Path("results/evaluate/metrics.json")
 OUTCOMES_FILE = Path("results/evaluate/outcomes.parquet")
@@ -20,7 +20,7 @@ ADAPTER = Path("results/finetune/adapter.safetensors")
 def read_evidence(root: Path = Path()) -> Evidence:
     """What stands in `root`/results/evaluate, with the digests of the files as they are now."""
     return Evidence(
-        found=measured(read_table(root / OUTCOMES_FILE, OUTCOMES)),
+        found=measured(read_table(root / OUTCOMES_FILE, SLICED_OUTCOMES)),
         metrics=_read_metrics(root / METRICS),
         assigned=read_production(root / PRODUCTION).assigned,
         digests={

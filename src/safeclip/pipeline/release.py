@@ -17,11 +17,11 @@ from safeclip.pipeline.webhook import notify
 from safeclip.production import read_production
 from safeclip.registry import reviews
 from safeclip.registry.candidate import FILES, NEEDED, Candidate, check_candidate, describe, read_package
-from safeclip.registry.git import ZERO, file_at, move_refs, ref, snapshot_commit
+from safeclip.registry.gates import gate_at
+from safeclip.registry.git import ZERO, move_refs, ref, snapshot_commit
 from safeclip.registry.promotion import Decision, promote, reviewer_of
 from safeclip.registry.releases import PROMOTED, Release, assignments, production
 from safeclip.registry.store import Store
-from safeclip.settings.gate import Gate
 from safeclip.settings.project import Settings, load_settings
 
 
@@ -142,18 +142,8 @@ def rule_differences(registry: Registry, folder: Path) -> list[Difference]:
     if not promoted:
         return []
     return compare_rules(
-        _gate_at(registry.root, promoted[-1].commit), load_settings(folder / "params.yaml").gate
+        gate_at(registry.root, promoted[-1].commit), load_settings(folder / "params.yaml").gate
     )
-
-
-def _gate_at(root: Path, commit: str) -> Gate:
-    text = file_at(root, commit, "params.yaml")
-    if text is None:
-        raise RegistryError(f"{commit[:12]} has no params.yaml; its rules cannot be compared")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
-        return load_settings(file.name).gate
 
 
 def _same_production(root: Path, folder: Path, candidate: Candidate) -> None:

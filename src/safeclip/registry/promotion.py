@@ -17,6 +17,7 @@ from typing import Any
 from safeclip.errors import RegistryError
 from safeclip.production import PRODUCTION
 from safeclip.registry.candidate import Candidate
+from safeclip.registry.gates import gate_at
 from safeclip.registry.git import ZERO, commit_with, delete_refs, git, move_refs, ref, signed_tag
 from safeclip.registry.releases import (
     NAME,
@@ -74,6 +75,7 @@ def promote(
         "version": version,
         "adapter": ADAPTER.as_posix(),
         "digests": {"adapter": adapter, "bento": candidate.bento, "verdict": candidate.digests["verdict"]},
+        "gate": gate_at(root, candidate.commit).model_dump(mode="json"),
     }
     files = {PRODUCTION.as_posix(): json.dumps(record, indent=2, sort_keys=True) + "\n"}
     commit = commit_with(root, candidate.commit, files, f"Production: {NAME} {version}")

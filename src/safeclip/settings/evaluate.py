@@ -16,3 +16,4 @@ class Evaluate(Section):
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     grid_queries: Positive = 6
+    slice_min_n: Positive = 30

@@ -6,4 +6,7 @@ from safeclip.settings.section import Section
 
 
 class Report(Section):
+    """The reviewer's page."""
+
     title: str = "safeclip candidate"
+    uncover: bool = True

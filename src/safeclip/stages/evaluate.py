@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.grids import write_grids
 from safeclip.evaluation.outcome_table import ModelOutcomes, outcome_table
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
 from safeclip.evaluation.retrieval import retrieval_outcomes
+from safeclip.evaluation.retrieved import retrieved
 from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes, judged_scenes
+from safeclip.evaluation.slices import scene_slices
 from safeclip.evaluation.summary import summarise, worst_first
 from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, zeroshot_correct
 from safeclip.intervals import Resampling
-from safeclip.outcomes import measured
+from safeclip.outcomes import SLICED_OUTCOMES, measured
 from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
-from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.records import TRUTH, read_dataset, read_table, write_table
 from safeclip.scratch import Scratch, open_scratch
 from safeclip.settings.evaluate import Evaluate
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.taxonomy import load_taxonomy
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
@@ -35,37 +39,55 @@ class Settings(StageSettings):
 
 
 def evaluate(settings: Settings) -> None:
-    """Write results/evaluate: metrics.json, outcomes.parquet, plots/ and grids/."""
+    """Write results/evaluate: metrics.json, outcomes.parquet, retrieved.json and plots/."""
     data = Path(settings.data.path)
-    scenes = judged_scenes(read_dataset(DATASET, "test"), read_table(TRUTH_FILE, TRUTH))
+    dataset = read_dataset(DATASET, "test")
+    scenes = judged_scenes(dataset, read_table(TRUTH_FILE, TRUTH))
+    concepts = {phrase.text: phrase.concept for phrase in load_taxonomy(data / "taxonomy.yaml").phrases}
+    slices = scene_slices(dataset, scenes, concepts)
     task = read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json")
     pictures = f"{len(task.labels)} zero-shot pictures" if task.labels else "zero-shot not measured (no set)"
     print(f"evaluate: {len(scenes)} scenes, {pictures}", flush=True)
     encoders = _encoders(data / "base_encoder")
     base = data / "base_encoder"
     with open_scratch("evaluate", settings, [base, DATASET, TRUTH_FILE, ADAPTER, PRODUCTION]) as scratch:
-        _evaluate(settings, encoders, scenes, task, scratch)
+        embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size, scratch)
+        table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids, slices)
+        _write(
+            settings,
+            table,
+            encoders,
+            scenes,
+            task,
+            retrieved(scenes, embeddings, settings.evaluate.grid_queries),
+        )
 
 
-def _evaluate(
-    settings: Settings, encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, scratch: Scratch
+def _write(
+    settings: Settings,
+    table: pa.Table,
+    encoders: dict[str, Encoder],
+    scenes: Scenes,
+    task: ZeroShotSet,
+    lookups: dict[str, Any],
 ) -> None:
-    data = Path(settings.data.path)
-    embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size, scratch)
-    table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids)
-    how = Resampling(settings.seed, settings.evaluate.bootstrap, settings.evaluate.confidence)
+    own, data = settings.evaluate, Path(settings.data.path)
+    how = Resampling(settings.seed, own.bootstrap, own.confidence)
     with output("evaluate") as out:
-        write_table(out / "outcomes.parquet", table, OUTCOMES)
+        write_table(out / "outcomes.parquet", table, SLICED_OUTCOMES)
         found = measured(table)
-        metrics = summarise(found, how)
-        metrics["n"] = {"scenes": len(scenes), "zeroshot": len(task.labels)}
+        metrics = summarise(found, how, own.slice_min_n)
+        metrics["n"] = {
+            "scenes": len(scenes),
+            "zeroshot": len(task.labels),
+            "slice_minimum": own.slice_min_n,
+        }
         metrics["digests"] = _digests(data, encoders, out / "outcomes.parquet")
         write_json(out / "metrics.json", metrics)
         write_recall_curves(out / "plots" / "recall.csv", metrics)
-        write_slices(out / "plots" / "categories.csv", worst_first(found, how))
+        write_slices(out / "plots" / "slices.csv", worst_first(found, how, own.slice_min_n))
         write_headlines(out / "plots" / "headlines.png", metrics)
-        order = ("base", "production", "candidate")
-        write_grids(out / "grids", scenes, embeddings, settings.evaluate.grid_queries, order)
+        write_json(out / "retrieved.json", lookups)
 
 
 def _encoders(base: Path) -> dict[str, Encoder]:

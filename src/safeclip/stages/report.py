@@ -1,36 +1,74 @@
-"""Put verdict, metrics, data and curves on one page for the reviewer: results/report/index.html."""
+"""Put verdict, metrics, data, curves and evidence on one page for the reviewer: results/report/index.html."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safeclip.errors import DataError
-from safeclip.evaluation.report import GRIDS, make_report
+from safeclip.evaluation.report.lookups import Line, lookups
+from safeclip.evaluation.report.measures import MODELS
+from safeclip.evaluation.report.page import Findings, make_report
+from safeclip.gating.compare import Difference, compare_rules
+from safeclip.production import PRODUCTION, Production, read_production, sha256
+from safeclip.records import read_dataset
+from safeclip.settings.gate import Gate
 from safeclip.settings.report import Report
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output
 
+DATASET = RESULTS / "validate_data" / "dataset"
+METRICS = RESULTS / "evaluate" / "metrics.json"
+FRONTIER = Path("docs/frontier.json")
+_SHOWN = ("id", "categories", "caption_safe", "caption_generated", "image_safe", "image_generated")
+
 
 class Settings(StageSettings):
+    gate: Gate = Gate()
     report: Report = Report()
 
 
 def report(settings: Settings) -> None:
     """Write the page; a missing or broken input is a `DataError` that names the stage to run."""
-    page = make_report(
-        title=settings.report.title,
-        verdict=_read_json("gate", "verdict.json"),
-        metrics=_read_json("evaluate", "metrics.json"),
+    verdict, production = _read_json("gate", "verdict.json"), read_production(PRODUCTION)
+    metrics = _read_json("evaluate", "metrics.json")
+    _check_judged(verdict)
+    audit = _read_optional("audit")
+    found = Findings(
+        verdict=verdict,
+        metrics=metrics,
         data=_read_json("validate_data", "summary.json"),
         history=_read_history(RESULTS / "finetune" / "history.csv"),
-        grids=_read_grids(RESULTS / "evaluate" / "grids"),
+        production=production.version,
+        differences=_differences(production, settings.gate),
+        retrieved=_read_retrieved(settings.report.uncover),
+        points=_read_points(FRONTIER),
+        generate=_read_optional("generate"),
+        red_team=_read_optional("red_team"),
+        audit=audit,
+        pictures=_read_pictures(audit),
     )
+    page = make_report(settings.report.title, found)
     with output("report") as out:
         (out / "index.html").write_text(page, encoding="utf-8")
     print(f"report: {RESULTS}/report/index.html, {len(page) / 1e6:.1f} MB", flush=True)
+
+
+def _check_judged(verdict: Mapping[str, Any]) -> None:
+    """The page shows the metrics that the gate judged, or nothing."""
+    judged = (verdict.get("digests") or {}).get("metrics")
+    if judged is not None and judged != sha256(METRICS):
+        raise DataError(f"{METRICS}: not the file that the gate judged; run the stage gate")
+
+
+def _differences(production: Production, gate: Gate) -> list[Difference] | None:
+    """Against the rules that production was promoted under; None if they are not on record."""
+    if production.gate is None:
+        return None
+    return compare_rules(Gate.model_validate(production.gate), gate)
 
 
 def _read_json(stage: str, name: str) -> dict[str, Any]:
@@ -44,6 +82,42 @@ def _read_json(stage: str, name: str) -> dict[str, Any]:
     return value
 
 
+def _read_optional(stage: str) -> dict[str, Any] | None:
+    """metrics.json of a stage that may not have run."""
+    return _read_json(stage, "metrics.json") if (RESULTS / stage / "metrics.json").exists() else None
+
+
+def _read_retrieved(uncover: bool) -> Sequence[tuple[str, str, Sequence[Line]]]:
+    retrieved = _read_json("evaluate", "retrieved.json")
+    rows = {row["id"]: row for row in read_dataset(DATASET, "test").select(_SHOWN).to_pylist()}
+    return lookups(retrieved, rows, MODELS, uncover)
+
+
+def _read_points(path: Path) -> list[dict[str, Any]]:
+    """Points of the frontier, if the benchmark has written any."""
+    if not path.is_file():
+        return []
+    try:
+        points = json.loads(path.read_text(encoding="utf-8"))["points"]
+        numbers = ("share", "harmful_t2i", "harmful_i2t", "safe_r1_drop", "zeroshot_drop")
+        return [
+            {"objective": str(p["objective"]), **{name: float(p[name]) for name in numbers}} for p in points
+        ]
+    except (ValueError, KeyError, TypeError):
+        fix = "write it again with benchmarks/objectives.py --frontier"
+        raise DataError(f"{path}: not the points of a frontier; {fix}") from None
+
+
+def _read_pictures(audit: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """PNGs that stages drew for the page, unsafe content blurred in their pixels."""
+    grids = sorted((RESULTS / "generate" / "grids").glob("*.png"))
+    named = {f"{path.stem} prompts, same seeds, base and candidate": path for path in grids}
+    named |= {
+        f"audit, {Path(name).stem}": RESULTS / "audit" / name for name in (audit or {}).get("figures", ())
+    }
+    return {name: path.read_bytes() for name, path in named.items() if path.is_file()}
+
+
 def _read_history(path: Path) -> list[dict[str, float | None]]:
     """Lines of history.csv; an empty field (no validation at that step) is None."""
     try:
@@ -52,10 +126,6 @@ def _read_history(path: Path) -> list[dict[str, float | None]]:
         return [{key: float(value) if value else None for key, value in line.items()} for line in lines]
     except (OSError, ValueError, TypeError):
         raise DataError(f"{path}: missing or not a table of numbers; run the stage finetune") from None
-
-
-def _read_grids(folder: Path) -> dict[str, bytes]:
-    return {name: path.read_bytes() for name in GRIDS if (path := folder / f"{name}.png").is_file()}
 
 
 if __name__ == "__main__":
