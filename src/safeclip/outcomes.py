@@ -41,7 +41,8 @@ def measured(table: pa.Table) -> dict[str, Measured]:
     """By metric, by `categories.CATEGORY.METRIC` for the queries whose scene has that category, and by
     `slices.KIND.NAME.METRIC` for those of a slice.
 
-    `table` has the schema SLICED_OUTCOMES, or OUTCOMES if it has no slices. `DataError` if a model's outcomes are missing for some queries.
+    `table` has the schema SLICED_OUTCOMES, or OUTCOMES if it has no slices. `DataError` if a model's outcomes
+    are missing for some queries.
     """
     names = np.array(table["metric"].to_pylist(), dtype=object)
     columns = {model: _column(table, model) for model in MODELS}

@@ -20,11 +20,8 @@ from safeclip.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.settings.project import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
-<<<<<<< HEAD
-from tests.training.adapters import write_adapter
-=======
 from tests.toy import PROJECT
->>>>>>> 74c4d31 (The reviewer's page: what to know before deciding, slices, frontier, rules against production's, lookups to uncover; every interval is recomputed by the gate)
+from tests.training.adapters import write_adapter
 from tests.training.tiny import tiny_encoder, tiny_table
 
 SETTINGS = Settings.model_validate({"evaluate": {"batch_size": 32, "bootstrap": 200, "grid_queries": 2}})
