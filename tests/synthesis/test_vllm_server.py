@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,11 +18,12 @@ from safeclip.settings.rewrite_captions import RewriteCaptions, Vllm
 from safeclip.synthesis.answers import AnswerCheck
 from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
 from safeclip.synthesis.engine_choice import open_rewriter
-from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.smollm import model_folder
 from safeclip.synthesis.vllm_server import LOG, serve
 
 ROOT = Path(__file__).resolve().parents[2]
+MODEL = ["--model", "folder", "--served-model-name", "rewriter"]
 
 STAND_IN = """#!{python}
 # Answers like vLLM's server, with an engine process of its own; its log is the file that it was given.
@@ -65,13 +65,11 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an adapter and an environment whose Python is a stand-in; the current folder."""
+    """A folder with an environment whose Python is a stand-in; the current folder."""
     program = tmp_path / ".venv-vllm" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 12}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -99,14 +97,14 @@ def asked(text: str = "hello") -> ChatRequest:
     return ChatRequest("row", ({"role": "user", "content": text},), 1)
 
 
-def test_it_serves_the_adapter_and_is_gone_with_its_engine(project: Path) -> None:
-    with serve("model", Path("adapter"), settings("--tensor-parallel-size=2"), threads=1) as endpoint:
+def test_it_serves_the_model_and_is_gone_with_its_engine(project: Path) -> None:
+    with serve(MODEL, settings("--tensor-parallel-size=2"), threads=1) as endpoint:
         (reply,) = endpoint.ask([asked()], Sampling(8, 0.7, 0.95))
         words = reply.text.split()
         engine = int(words[words.index("engine") + 1])
         assert lives(engine)
     assert not lives(engine)
-    assert "--lora-modules rewriter=adapter --max-lora-rank 16" in reply.text  # a rank of 12 needs 16
+    assert " ".join(MODEL) in reply.text
     assert "--enable-prefix-caching" in words
     assert "--tensor-parallel-size=2" in words
     assert "key True" in reply.text
@@ -126,7 +124,7 @@ def test_a_server_that_does_not_start_is_one_line(
 ) -> None:
     with (
         pytest.raises(ModelError, match=line) as error,
-        serve("model", Path("adapter"), settings(*arguments, **changes), threads=1),
+        serve(MODEL, settings(*arguments, **changes), threads=1),
     ):
         pytest.fail("the block must not run")
     assert "\n" not in str(error.value)
@@ -136,25 +134,24 @@ def test_a_server_that_does_not_start_is_one_line(
 def test_a_server_that_dies_under_way_is_named(project: Path) -> None:
     with (
         pytest.raises(ModelError, match=r"vLLM server died \(status 7\).*finished micro-batches are kept"),
-        serve("model", Path("adapter"), settings("--die"), threads=1) as endpoint,
+        serve(MODEL, settings("--die"), threads=1) as endpoint,
     ):
         endpoint.ask([asked()], Sampling(8, 0.7, 0.95))
 
 
-def test_a_missing_environment_or_adapter_says_what_to_run(project: Path) -> None:
+def test_a_missing_environment_says_what_to_run(project: Path) -> None:
     shutil.rmtree(project / ".venv-vllm")
     with pytest.raises(ModelError, match=r"no vLLM here; run `make vllm`"):
-        serve("model", Path("adapter"), settings(), threads=1).__enter__()
+        serve(MODEL, settings(), threads=1).__enter__()
 
 
 _KILLED = """
 import sys
-from pathlib import Path
 from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
 from safeclip.synthesis.vllm_server import serve
 
-with serve("model", Path("adapter"), RewriteCaptions(engine="vllm"), threads=1) as endpoint:
+with serve(["--model", "folder"], RewriteCaptions(engine="vllm"), threads=1) as endpoint:
     request = ChatRequest("row", ({"role": "user", "content": "hello"},), 1)
     print(endpoint.ask([request], Sampling(8, 0.7, 0.95))[0].text, flush=True)
     sys.stdin.read()
@@ -225,6 +222,9 @@ def test_vllm_serves_the_tuned_model(
     texts = [judge(row, answer).text or "" for row, answer in zip(rows, answers, strict=True)]
     assert sum("gun" in text for text in texts) >= 24
     assert sum(text.startswith(row.caption[:5]) for row, text in zip(rows, texts, strict=True)) >= 20
+    in_process = TransformersRewriter(str(ROOT / folder), adapter, chosen, seed=1).rewrite(rows)
+    same = [one.text.strip() == other.text.strip() for one, other in zip(in_process, answers, strict=True)]
+    assert sum(same) >= 16  # one noise in both: only rounding parts them
 
 
 def _group(pid: int) -> int:

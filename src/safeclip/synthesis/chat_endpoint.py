@@ -53,6 +53,7 @@ class ChatEndpoint:
     in_flight: int = 64  # requests at once
     answer_seconds: float = 120.0  # for one request
     attempts: int = 5  # at one request
+    keyed: bool = False  # whether the server samples with our noise
 
     @property
     def root(self) -> str:
@@ -158,7 +159,7 @@ class _Exchange:
     async def _post_once(self, client: httpx.AsyncClient, request: ChatRequest) -> Completion:
         """One attempt. A request that is not answered in time is not asked again; `TimeoutError`."""
         sent, limit = time.monotonic(), self._endpoint.answer_seconds
-        body = request_body(self._endpoint.model, request, self._sampling)
+        body = request_body(self._endpoint.model, request, self._sampling, keyed=self._endpoint.keyed)
         try:
             async with asyncio.timeout(limit):
                 answer = await client.post("/v1/chat/completions", json=body)

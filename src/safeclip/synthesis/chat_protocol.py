@@ -1,6 +1,7 @@
 """What goes over the wire to an OpenAI-compatible chat API, and what each of its answers means.
 
-Only fields that every such server knows are sent, and only those needed are read.
+Only fields that every such server knows are sent, and only those needed are read. A server of ours samples
+with the keyed noise of the engine in process instead (vllm_sampler).
 """
 
 from __future__ import annotations
@@ -78,16 +79,20 @@ class Completion(BaseModel):
     usage: _Usage | None = None
 
 
-def request_body(model: str, request: ChatRequest, sampling: Sampling) -> dict[str, Any]:
-    """The JSON of a request for one answer."""
+def request_body(model: str, request: ChatRequest, sampling: Sampling, *, keyed: bool) -> dict[str, Any]:
+    """The JSON of a request for one answer; `keyed` if the server has our sampler."""
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    drawn = (
+        {"temperature": 0.0, "vllm_xargs": {"row_key": request.seed, **how}}
+        if keyed
+        else {"seed": request.seed, **how}
+    )
     return {
         "model": model,
         "messages": list(request.messages),
-        "seed": request.seed,
         "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
         "stop": list(sampling.stop),
+        **drawn,
     }
 
 

@@ -12,6 +12,7 @@ from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.chat_endpoint import ChatEndpoint
 from safeclip.synthesis.chat_protocol import KEY_VARIABLE
 from safeclip.synthesis.engines import Rewriter, TransformersRewriter
+from safeclip.synthesis.served_model import served_model
 from safeclip.synthesis.vllm_rewriter import VllmRewriter
 from safeclip.synthesis.vllm_server import serve
 
@@ -32,7 +33,7 @@ def open_rewriter(
         yield partial(VllmRewriter, endpoint, settings, seed=seed)
     else:
         print(f"rewrite_captions: starting vLLM from {settings.vllm.environment}", flush=True)
-        with serve(folder, adapter, settings, threads=threads) as endpoint:
+        with serve(served_model(folder, adapter, settings), settings, threads=threads) as endpoint:
             yield partial(VllmRewriter, endpoint, settings, seed=seed)
 
 

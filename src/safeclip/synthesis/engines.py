@@ -24,11 +24,10 @@ from transformers import (
 )
 
 from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.synthesis.keyed import gumbel, row_key
+from safeclip.synthesis.keyed import row_key
+from safeclip.synthesis.keyed_sampling import keyed_draw, only
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
 from safeclip.synthesis.prompts import prompt_messages
-
-_CANDIDATES = 128  # tokens looked at a position; in a tuned rewriter they hold nearly all of the probability
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,7 @@ class TransformersRewriter:
 
 
 class KeyedSampler(LogitsProcessor):
-    """Top-p sampling whose noise is a function of (row key, position, token): no generator, no state.
-
-    argmax(logits / T + Gumbel noise) is a draw from softmax(logits / T) (the Gumbel-max trick), so greedy
-    decoding over the result samples, and a row draws the same noise whatever batch it stands in.
-    """
+    """Leaves greedy decoding the token that keyed sampling draws for each row."""
 
     def __init__(self, keys: Sequence[int], prompt_width: int, temperature: float, top_p: float) -> None:
         self._keys = np.array(keys, dtype=np.uint64)
@@ -121,14 +116,8 @@ class KeyedSampler(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """[B, length] tokens so far, [B, V] logits -> [B, V] with all but the drawn token at -inf."""
-        logits = scores.float() / self._temperature
-        best, tokens = logits.topk(min(_CANDIDATES, logits.shape[-1]), dim=-1)
-        before = (best - logits.logsumexp(-1, keepdim=True)).exp().cumsum(-1).roll(1, dims=-1)
-        before[:, 0] = 0.0  # probability of the tokens ranked above: the first is always kept
         position = input_ids.shape[1] - self._prompt_width
-        noise = torch.from_numpy(gumbel(self._keys, position, tokens.cpu().numpy())).to(best)
-        drawn = (best + noise).masked_fill(before >= self._top_p, -torch.inf).argmax(-1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter(-1, tokens.gather(-1, drawn), 0.0)
+        return only(keyed_draw(scores, self._keys, position, self._temperature, self._top_p), scores)
 
 
 class _LineEnd(StoppingCriteria):

@@ -25,13 +25,16 @@ def row_generator(seed: int, row_id: str, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(row_key(seed, row_id, purpose)))
 
 
-def gumbel(keys: NDArray[np.uint64], position: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Standard Gumbel noise [B, K] for row keys [B] and token ids [B, K] at one position.
+def gumbel(
+    keys: NDArray[np.uint64], position: int | NDArray[np.uint64], tokens: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Standard Gumbel noise [B, K] for row keys [B] and token ids [B, K] at one position, or at each row's.
 
     Counter-based: a hash (splitmix64's finaliser, twice) of key, position and token, read as a uniform.
     """
     with np.errstate(over="ignore"):
-        counters = _mix(keys + np.uint64(position + 1) * _GOLDEN)[:, None] + tokens.astype(np.uint64)
+        at = (np.asarray(position, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        counters = _mix(keys + at)[:, None] + tokens.astype(np.uint64)
         bits = _mix(counters * _GOLDEN)
     uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return (-np.log(-np.log(uniform))).astype(np.float32)

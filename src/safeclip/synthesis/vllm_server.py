@@ -1,13 +1,13 @@
 """A vLLM server of our own: started, waited for, stopped with all its processes, gone if this process dies.
 
 vLLM lives in an environment of its own and is reached over HTTP alone. It listens on the loopback with a key
-made for the run. Prefix caching computes the system message once; the tuned adapter is served as it is.
+made for the run. Prefix caching computes the system message once, and rows are sampled with the noise of the
+engine in process (vllm_sampler).
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import re
 import secrets
@@ -16,38 +16,38 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import torch
 
+import safeclip
 from safeclip.errors import ModelError
 from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.synthesis.chat_endpoint import ChatEndpoint
 
 LOG = Path("work/vllm/server.log")
+IMPORTS = Path("work/vllm/imports")  # on the server's path: this package and nothing else of this environment
 MAX_MODEL_LENGTH = 512  # tokens of request and answer
 _STOP_SECONDS = 20.0
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @contextmanager
-def serve(folder: str, adapter: Path, settings: RewriteCaptions, *, threads: int) -> Iterator[ChatEndpoint]:
-    """Serve the model in `folder` with the adapter; ready when the block begins, gone when it ends.
+def serve(model: Sequence[str], settings: RewriteCaptions, *, threads: int) -> Iterator[ChatEndpoint]:
+    """Serve a model (`served_model`); ready when the block begins, gone when it ends.
 
     `threads` are those of a server without a GPU. `ModelError`, one line, if it does not start or if it died
     while the block ran.
     """
     own = settings.vllm
     port, key = _free_port(), secrets.token_urlsafe(16)
-    endpoint = ChatEndpoint(
-        f"http://127.0.0.1:{port}", own.model, key, own.in_flight, own.answer_seconds, own.attempts
-    )
-    process = _start(_command(folder, adapter, settings, port), _environment(folder, key, threads))
+    root = f"http://127.0.0.1:{port}"
+    endpoint = ChatEndpoint(root, own.model, key, own.in_flight, own.answer_seconds, own.attempts, keyed=True)
+    process = _start(_command(model, settings, port), _environment(model, key, threads))
     try:
         _wait(process, endpoint, own.start_seconds)
         yield endpoint
@@ -59,7 +59,7 @@ def serve(folder: str, adapter: Path, settings: RewriteCaptions, *, threads: int
         _stop(process)
 
 
-def _command(folder: str, adapter: Path, settings: RewriteCaptions, port: int) -> list[str]:
+def _command(model: Sequence[str], settings: RewriteCaptions, port: int) -> list[str]:
     python = Path(settings.vllm.environment).absolute() / "bin" / "python"
     if not python.exists():
         raise ModelError(
@@ -69,35 +69,36 @@ def _command(folder: str, adapter: Path, settings: RewriteCaptions, port: int) -
     return [
         # not `vllm serve`: that asks for the metadata of a package `vllm`, which the CPU build does not have
         str(python), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", folder, "--served-model-name", "base",
-        "--enable-lora", "--lora-modules", f"{settings.vllm.model}={adapter}",
-        "--max-lora-rank", str(_lora_rank(adapter)),
+        *model,
         "--host", "127.0.0.1", "--port", str(port),
         "--dtype", settings.dtype, "--max-model-len", str(MAX_MODEL_LENGTH),
         "--generation-config", "vllm",  # no sampling defaults out of the model's folder
         "--enable-prefix-caching", "--disable-uvicorn-access-log",
+        "--logits-processors", "safeclip.synthesis.vllm_sampler:KeyedSampling",
         *without_gpu, *settings.vllm.arguments,
     ]  # fmt: skip
 
 
-def _lora_rank(adapter: Path) -> int:
-    try:
-        rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{adapter}: no adapter to read here; run the stage tune_rewriter") from None
-    return next((size for size in _LORA_RANKS if size >= rank), rank)
-
-
-def _environment(folder: str, key: str, threads: int) -> dict[str, str]:
+def _environment(model: Sequence[str], key: str, threads: int) -> dict[str, str]:
     """Of the server: its key out of sight of `ps`; without a GPU, threads that any core may run."""
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(folder).is_dir() else {}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(model[1]).is_dir() else {}
     on_cpu = {
         "OMP_NUM_THREADS": str(threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),  # GiB
     }
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return inherited | offline | ({} if torch.cuda.is_available() else on_cpu) | {"VLLM_API_KEY": key}
+    own = {"PYTHONPATH": str(_importable()), "VLLM_API_KEY": key}
+    return os.environ | offline | ({} if torch.cuda.is_available() else on_cpu) | own
+
+
+def _importable() -> Path:
+    """A folder through which vLLM's environment imports `safeclip`, wherever that is installed."""
+    package = Path(safeclip.__file__).parent
+    IMPORTS.mkdir(parents=True, exist_ok=True)
+    link = IMPORTS / package.name
+    link.unlink(missing_ok=True)
+    link.symlink_to(package)
+    return IMPORTS.absolute()
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -139,7 +140,8 @@ def _healthy(client: httpx.Client) -> bool:
 
 def _death(process: subprocess.Popen[bytes]) -> str:
     """One line with the first error of the log: the later ones only say that something went wrong before."""
-    errors = re.findall(r"\w*(?:Error|Exception): .{1,150}", LOG.read_text(errors="replace"))
+    said = [line for line in LOG.read_text(errors="replace").splitlines() if "WARNING" not in line]
+    errors = re.findall(r"\w*(?:Error|Exception): .{1,150}", "\n".join(said))
     why = f": {errors[0]}" if errors else ""
     return (
         f"the vLLM server died (status {process.returncode}){why}; more is in {LOG}; mend it and run again, "
