@@ -6,12 +6,19 @@ way to start it; `python flows/retrain.py` uses whatever Prefect API is configur
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
@@ -19,6 +26,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from safeclip.errors import PipelineError, SafeclipError
+from safeclip.pipeline import placement
 from safeclip.pipeline.graph import all_changes, changes, gate_passed, load_graph, project_root
 from safeclip.pipeline.stage_process import run_stage, stop_all
 from safeclip.pipeline.summary import plot_markdown, summary_lines, summary_markdown
@@ -29,6 +37,7 @@ from safeclip.settings.project import load_settings
 GATED = "package"
 GATE_FAILED = "GateFailed"
 RAN = "ran: "
+PLACED = "placed"  # flow, deployed in other checkouts under the name of their pool
 REVIEW = "review/review"  # flow/deployment in prefect.yaml
 MAX_STAGES = 32  # threads of the task runner: a task that waits for another holds one
 ROOT = project_root(Path(__file__).parent)
@@ -48,10 +57,37 @@ def stage(name: str, fresh: bool) -> State:
         if not stale:
             return Completed(name="Cached", message="nothing that it depends on has changed")
         log.info("stale: %s", _few(stale))
-        run_stage(ROOT, name, lambda line: log.info("%s", line))
+        carry_out(name, lambda line: log.info("%s", line))
     except PipelineError as error:
         return Failed(message=str(error))
     return Completed(message=f"{RAN}{_few(stale)}")
+
+
+def carry_out(name: str, log: Callable[[str], None]) -> None:
+    """Run a stage here, or in the work pool that params.yaml names for it; `PipelineError` if it fails."""
+    pool = load_settings(ROOT / "params.yaml").placement.get(name)
+    if pool is None:
+        return run_stage(ROOT, name, log)
+    order = placement.order(ROOT, name, log)
+    log(f"waits for a worker of the pool {pool}")
+    try:
+        wanted = asdict(order)
+        run = cast("FlowRun", run_deployment(f"{PLACED}/{pool}", parameters=wanted, poll_interval=1))
+    except ObjectNotFound:
+        deploy = f"prefect deploy flows/placed.py:placed --name {pool} --pool {pool}"
+        raise PipelineError(f"{name}: no deployment {PLACED}/{pool}; in its checkout: {deploy}") from None
+    if run.state is None or not run.state.is_completed():
+        raise PipelineError(f"{name} in the pool {pool}: {run.state and run.state.message}")
+    placement.take_in(ROOT, name, _entry(run.id), log)
+    return None
+
+
+def _entry(run: UUID) -> placement.Entry:
+    """The entry of dvc.lock that a run of `placed` left as its artifact."""
+    wanted = ArtifactFilterFlowRunId(any_=[run])
+    with get_client(sync_client=True) as client:
+        (artifact,) = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=wanted))
+    return dict(json.loads(str(artifact.data)))
 
 
 @flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=MAX_STAGES))  # type: ignore[arg-type]
@@ -59,8 +95,10 @@ def retrain() -> State:
     """Data to verdict and Bento; Failed if a stage fails, and (named GateFailed) if the verdict is failed."""
     futures: dict[str, PrefectFuture[State]] = {}
     try:
+        graph = load_graph(ROOT)
+        placement.check_placement(load_settings(ROOT / "params.yaml").placement, graph)
         reasons = all_changes(ROOT)
-        for name, needs in load_graph(ROOT).items():
+        for name, needs in graph.items():
             before = [futures[need] for need in needs]
             named = stage.with_options(name=name)
             futures[name] = named.submit(name, fresh=not reasons[name], wait_for=before, return_state=False)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,25 @@ class PrefectServer:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """`prefect server start` on a free port with a home of its own, stopped at the end."""
-    folder = tmp_path_factory.mktemp("prefect")
+    """One server for all tests, with SQLite."""
+    with serving(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[PrefectServer]:
+    """`prefect server start` on a free port with a home of its own, stopped at the end."""
+    port = free_port()
     environment = environment_for(folder) | {
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+        **settings,
     }
     command = [
         sys.executable,

@@ -32,11 +32,18 @@ def copy_checkout(root: Path, folder: Path) -> Path:
 
 def override_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
     """Change values in the sections of `root`/params.yaml; comments and the rest stay."""
+    override_values(root / "params.yaml", changes)
+
+
+def override_values(path: Path, changes: Mapping[str, Any]) -> None:
+    """The same for any such file; what is no section is replaced, a missing section made."""
     yaml = YAML()
-    path = root / "params.yaml"
     params = yaml.load(path.read_text(encoding="utf-8"))
     for section, values in changes.items():
-        params[section].update(values)
+        if isinstance(values, Mapping):
+            params.setdefault(section, {}).update(values)
+        else:
+            params[section] = values
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
 

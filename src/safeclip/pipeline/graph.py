@@ -57,6 +57,17 @@ def changes(root: Path, name: str) -> list[str]:
         return _changes(_find(repo, name))
 
 
+def dependency_changes(root: Path, name: str, entry: dict[str, Any]) -> list[str]:
+    """What differs between the inputs that lie here and those of `entry`, a stage's part of a dvc.lock."""
+    from dvc.stage.loader import StageLoader
+
+    with _one_at_a_time, _repo(root) as repo, repo.lock:
+        stage = _find(repo, name)
+        StageLoader.fill_from_lock(stage, entry)
+        found = [phrase for dep in stage.deps for phrase in _phrases({"": dep.status()})]
+        return found + ([] if stage.cmd == entry.get("cmd") else ["changed command"])
+
+
 def all_changes(root: Path) -> dict[str, list[str]]:
     """Stage name -> why it is stale, in graph order; a stage is stale too if one that it needs will rerun."""
     reasons: dict[str, list[str]] = {}

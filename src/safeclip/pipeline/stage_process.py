@@ -38,10 +38,10 @@ def run_stage(root: Path, name: str, log: Callable[[str], None], *, force: bool 
         hint = (
             f"`dvc commit {name}` keeps what you changed in {data}/, `dvc checkout --force {name}` drops it"
         )
-        _run_dvc(root, ["pull", "-q", name], f"{name}: cannot be pulled over what lies there; {hint}", log)
+        run_dvc(root, ["pull", "-q", name], f"{name}: cannot be pulled over what lies there; {hint}", log)
     else:
         command = ["repro", "-q", "-s", *(["--force"] if force else []), name]
-        _run_dvc(root, command, f"stage `{name}` failed; its lines say why", log)
+        run_dvc(root, command, f"stage `{name}` failed; its lines say why", log)
 
 
 def stop_all() -> None:
@@ -54,7 +54,8 @@ def stop_all() -> None:
         _wait(children, _STOP_SECONDS)
 
 
-def _run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str], None]) -> None:
+def run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str], None]) -> None:
+    """A dvc command as a child that ends with us; `PipelineError` with its own error line, or `failure`."""
     command = [sys.executable, "-m", "safeclip.pipeline.dvc_child", *arguments]
     child = subprocess.Popen(
         command,

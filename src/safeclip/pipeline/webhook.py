@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-Event = Literal["stage_failed", "gate_failed", "approval_wanted", "promoted", "rolled_back"]
+Event = Literal[
+    "stage_failed", "gate_failed", "approval_wanted", "promoted", "rolled_back", "production_worse"
+]
 
 
 def notify(url: str | None, event: Event, **facts: Any) -> bool:

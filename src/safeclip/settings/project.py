@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from safeclip.settings.audit import Audit
 from safeclip.settings.embed_teacher import EmbedTeacher
 from safeclip.settings.evaluate import Evaluate
@@ -13,6 +15,7 @@ from safeclip.settings.generate import Generate
 from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.package import Package
 from safeclip.settings.red_team import RedTeam
+from safeclip.settings.reevaluate import Reevaluate
 from safeclip.settings.registry import Registry
 from safeclip.settings.render_images import RenderImages
 from safeclip.settings.report import Report
@@ -27,6 +30,7 @@ class Settings(Section):
     """The whole of params.yaml."""
 
     seed: Count = 2311
+    placement: dict[str, str] = Field(default_factory=dict)  # stage: Prefect work pool; others: the flow's
     compute: Compute = Compute()
     data: Data = Data()
     tune_rewriter: TuneRewriter = TuneRewriter()
@@ -44,6 +48,7 @@ class Settings(Section):
     report: Report = Report()
     package: Package = Package()
     registry: Registry = Registry()
+    reevaluate: Reevaluate = Reevaluate()
 
 
 def load_settings(path: Path | str = "params.yaml") -> Settings:
