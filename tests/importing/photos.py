@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from safeclip.importing.dataset import REPORT
+
 THINGS = ("dog", "cat", "car", "tree", "house", "boat", "horse", "bicycle", "train", "bus", "apple", "clock")
 PLACES = ("near the river", "in the park", "at the market", "on a hill", "beside the road")
 
@@ -75,3 +77,9 @@ def write_list(folder: Path, count: int) -> Path:
     path = folder / "list.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def remarks(folder: Path, outcome: str = "rejected") -> dict[str, str]:
+    """What the import said of its items: reasons by item, of one outcome."""
+    lines = [json.loads(line) for line in (folder / REPORT).read_text().splitlines()]
+    return {line["item"]: line["reason"] for line in lines if line["outcome"] == outcome}

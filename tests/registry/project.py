@@ -17,9 +17,11 @@ from safeclip.gating.evidence import read_evidence
 from safeclip.gating.verdict import decide
 from safeclip.intervals import Resampling
 from safeclip.outcomes import SLICED_OUTCOMES, measured
-from safeclip.pipeline.release import Registry
+from safeclip.pipeline.release import Registry, ask, sign
 from safeclip.production import sha256
 from safeclip.records import write_table
+from safeclip.registry.releases import Release
+from safeclip.registry.reviews import Review
 from safeclip.settings.project import load_settings
 from safeclip.stages.stage import write_json
 from tests.gating.evidence import GOOD, share
@@ -150,3 +152,13 @@ def make_project(folder: Path) -> Project:
     project.do("git", "add", "-A")
     project.do("git", "commit", "-qm", "first")
     return project
+
+
+def put_forward(project: Project) -> Review:
+    return ask(project.registry)
+
+
+def promoted(project: Project, by: str = "alice", harm: float = 0.2, weights: str = "w1") -> Release:
+    if weights != "w1":
+        project.candidate(harm, weights)
+    return sign(project.registry, put_forward(project), project.key(by), "it passed")
