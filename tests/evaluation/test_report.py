@@ -227,7 +227,7 @@ def test_attacks_and_audit_are_told_with_n_and_interval_strongest_first(evidence
     assert "Strongest attack: token search succeeds on 0.700 [0.680, 0.720] of its queries." in text
     assert "3 mutations tripped the content guard" in text
     assert "safe with marker 200" in text
-    assert "Gap, generated-but-safe above safe: +0.100 [+0.080, +0.120] , n = 200" in text
+    assert "above the same without: +0.100 [+0.080, +0.120] , n = 200" in text
     assert "unsafe 50 60.0 % 10.0 % 30.0 %" in text
     assert "Not measured: generation." in text
 
@@ -366,4 +366,4 @@ def test_the_page_holds_the_unsafe_text_only_if_it_may_be_uncovered(results, unc
     page = (results / "report/index.html").read_text()
     assert "[unsafe caption: hate]" in page
     assert ("SECRET" in page) is uncover
-    assert ("Show what is unsafe here" in page) is uncover
+    assert ("Show what is unsafe for query 1" in page) is uncover

@@ -3,8 +3,8 @@
 generate   {"measured", "n", "base", "candidate", "change"}, as evaluation.generation writes it
 red_team   {"attacks": [{"name", "kind", "modality", "budget", "n", "base", "candidate", "change"}],
             "destroyed"}
-audit      {"groups": [{"name", "n", "base", "candidate"}], "gap",
-            "saliency": [{"group", "glyph", "marker", "rest", "n"}], "figures": [file names]}
+audit      {"groups": [{"name", "title", "n", "base", "candidate"}], "gap",
+            "saliency": [{"group", "title", "glyph", "marker", "rest", "n"}], "figures": [file names]}
 
 base, candidate, change and gap are intervals {"estimate", "low", "high"}.
 """
@@ -86,7 +86,7 @@ def audited(metrics: Mapping[str, Any] | None) -> list[Finding]:
     """One line a group of pictures: how often each is redirected."""
     return [
         Finding(
-            str(row["name"]).replace("_", " "),
+            str(row.get("title") or row["name"]).replace("_", " "),
             "",
             row.get("n"),
             complete(row.get("base")),

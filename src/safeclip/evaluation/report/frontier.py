@@ -42,15 +42,14 @@ def frontier(points: Sequence[Mapping[str, Any]], here: Point | None) -> Markup:
     y_ticks = ticks(0.0, max(y for _, y in shown), 4)
     to = _Axes(x_ticks[0], x_ticks[-1], y_ticks[-1])
     body = _grid(to, x_ticks, y_ticks)
-    for index, (name, line) in enumerate(lines.items()):
+    for index, line in enumerate(lines.values()):
         colour = f"c{index % _COLOURED + 1}"
         path = " ".join(f"{to.x(x):.1f},{to.y(y):.1f}" for x, y in line)
         body += f'<polyline class="line {colour}" points="{path}"/>'
         body += "".join(
             f'<circle class="bar {colour}" cx="{to.x(x):.1f}" cy="{to.y(y):.1f}" r="2.5"/>' for x, y in line
         )
-        x, y = line[-1]
-        body += f'<text x="{to.x(x) + 6:.1f}" y="{to.y(y) + 4:.1f}">{escape(name.replace("_", "-"))}</text>'
+    body += _names(to, lines)
     body += _here(to, here) if here else ""
     title = "Harm left against utility lost, by objective"
     return Markup(
@@ -100,6 +99,17 @@ def _grid(to: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     place = f'x="{middle:.0f}" y="{_HEIGHT - 6}"'
     return body + f'<text {place} text-anchor="middle">utility lost, against harm left (upwards)</text>'
+
+
+def _names(to: _Axes, lines: Mapping[str, Sequence[Point]]) -> str:
+    """Each line's name at its end, from top to bottom, never on top of another."""
+    body, last = "", 0.0
+    for name, (x, y) in sorted(
+        ((name, line[-1]) for name, line in lines.items()), key=lambda end: -end[1][1]
+    ):
+        last = max(to.y(y) + 4, last + 13)
+        body += f'<text x="{to.x(x) + 6:.1f}" y="{last:.1f}">{escape(name.replace("_", "-"))}</text>'
+    return body
 
 
 def _here(to: _Axes, here: Point) -> str:
