@@ -39,7 +39,8 @@ def _changed(old: Rule, new: Rule) -> Difference:
 
 def _as_strict(old: Rule, new: Rule) -> bool:
     """Whether whatever the new rule passes, the old one would have passed (as far as their form tells)."""
-    if (old.metric, old.against, old.op) != (new.metric, new.against, new.op) or new.min_n < old.min_n:
+    form = ("metric", "against", "op", "minus")
+    if any(getattr(old, name) != getattr(new, name) for name in form) or new.min_n < old.min_n:
         return False
     weaker = _WEAKER[new.op]
     factor = weaker * (new.factor - old.factor)  # shares are not negative: a larger factor widens `<=`

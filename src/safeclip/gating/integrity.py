@@ -13,19 +13,20 @@ from safeclip.gating.rules import TOLERANCE, RuleResult, is_number, lookup, same
 from safeclip.intervals import Interval, Resampling
 from safeclip.outcomes import MODELS, Measured
 
-_FILES = ("candidate_adapter", "outcomes", "production")
+_FILES = {"candidate_adapter", "outcomes", "production"}
 _CONTRASTS = {"change": "base", "change_production": "production"}
 _PARTS = ("categories.", "slices.")  # reported for some metrics only, so none of theirs can be missing
 
 
 def check_digests(metrics: dict[str, Any], digests: dict[str, str]) -> RuleResult:
-    """The files on disk are those that evaluation read and wrote."""
+    """The files on disk are those that evaluation, red team and audit read and wrote."""
     stated = metrics.get("digests")
-    wrong = [name for name in _FILES if name not in digests or lookup(stated, name) != digests[name]]
+    names = sorted(_FILES | {name for name in digests if not name.endswith("metrics")})
+    wrong = [name for name in names if name not in digests or lookup(stated, name) != digests[name]]
     why = "the files on disk are those evaluated"
     if wrong:
         why = f"not what was evaluated: {', '.join(wrong)}; run evaluate again"
-    return _integrity("core_digests", "digests", wrong, len(_FILES), why)
+    return _integrity("core_digests", "digests", wrong, len(names), why)
 
 
 def check_metrics(found: dict[str, Measured], metrics: dict[str, Any]) -> RuleResult:
@@ -59,12 +60,14 @@ def check_intervals(found: dict[str, Measured], metrics: dict[str, Any], confide
         for path, value in _leaves(tree, until="estimate")
     }
     how, fault = _resampling(metrics.get("resampling"), confidence)
-    if how is None:
+    others, other_fault = _others(metrics.get("resampling"), confidence)
+    fault = fault or other_fault
+    if how is None or fault:
         return _integrity("core_intervals", "intervals", [fault], len(stated), f"metrics.json: {fault}")
     wrong = [
         f"{where} is not what the outcomes give"
         for where, (name, path, value) in sorted(stated.items())
-        if not _same_interval(value, _interval(found, name, path, how))
+        if not _same_interval(value, _interval(found, name, path, others.get(path.split(".")[0], how)))
     ]
     missing = [
         f"{model}.{path} has no interval"
@@ -88,6 +91,18 @@ def _resampling(stated: Any, confidence: float) -> tuple[Resampling | None, str]
     if stated["seed"] < 0 or not 100 <= stated["replicates"] <= 1_000_000 or stated["confidence"] >= 1.0:
         return None, f"impossible resampling {stated}; run evaluate again"
     return Resampling(int(stated["seed"]), int(stated["replicates"]), float(stated["confidence"])), ""
+
+
+def _others(stated: Any, confidence: float) -> tuple[dict[str, Resampling], str]:
+    """How the stages beside evaluation resampled, by their name, or what is wrong with what one says."""
+    found = {}
+    for stage, how in _branches(stated):
+        if isinstance(how, dict) or how is None:
+            resampling, fault = _resampling(how, confidence)
+            if resampling is None:
+                return {}, f"{stage}: {fault}"
+            found[stage] = resampling
+    return found, ""
 
 
 def _interval(found: dict[str, Measured], name: str, path: str, how: Resampling) -> Interval | None:

@@ -11,7 +11,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safeclip.intervals import Interval, Resampling
+from safeclip.intervals import Interval, Resampling, contrast_interval
 from safeclip.outcomes import Measured
 from safeclip.settings.gate import Rule
 
@@ -50,11 +50,15 @@ def check_rule(
     fault = _fault(rule, found, metrics)
     if fault:
         return _without_numbers(rule, False, fault, n=_n(rule, found))
-    return _judge(rule, quantity(rule, found[rule.metric], how))
+    return _judge(rule, quantity(rule, found, how))
 
 
-def quantity(rule: Rule, measured: Measured, how: Resampling) -> Interval:
+def quantity(rule: Rule, found: dict[str, Measured], how: Resampling) -> Interval:
     """The number that the rule bounds, with its interval."""
+    measured = found[rule.metric]
+    if rule.minus is not None:
+        ours, others = measured.values["candidate"], found[rule.minus].values["candidate"]
+        return contrast_interval(ours, others, how, name=f"{rule.metric} - {rule.minus}")
     if rule.against == "number":
         return measured.interval("candidate", how)
     return measured.contrast(rule.against, how, rule.factor)
@@ -83,16 +87,28 @@ def is_number(value: Any) -> bool:
 
 def _fault(rule: Rule, found: dict[str, Measured], metrics: dict[str, Any]) -> str | None:
     """Why the rule cannot be applied, or None."""
-    measured = found.get(rule.metric)
-    if measured is None or measured.n == 0:
-        return f"not measured: there is no outcome of {rule.metric}"
-    if measured.n < rule.min_n:
-        return f"measured on too little: n = {measured.n}, the rule wants {rule.min_n}"
     models = ("candidate",) if rule.against == "number" else ("candidate", rule.against)
+    for metric in (rule.metric,) if rule.minus is None else (rule.metric, rule.minus):
+        fault = _metric_fault(metric, models, rule.min_n, found, metrics)
+        if fault:
+            return fault
+    if rule.minus is not None and found[rule.minus].n != found[rule.metric].n:
+        return f"{rule.metric} and {rule.minus} were not measured on the same items"
+    return None
+
+
+def _metric_fault(
+    metric: str, models: tuple[str, ...], min_n: int, found: dict[str, Measured], metrics: dict[str, Any]
+) -> str | None:
+    measured = found.get(metric)
+    if measured is None or measured.n == 0:
+        return f"not measured: there is no outcome of {metric}"
+    if measured.n < min_n:
+        return f"measured on too little: n = {measured.n}, the rule wants {min_n}"
     for model in models:
         if model not in measured.values:
-            return f"not measured: {model} has no outcome of {rule.metric}"
-        fault = _stated_fault(model, rule.metric, measured, metrics)
+            return f"not measured: {model} has no outcome of {metric}"
+        fault = _stated_fault(model, metric, measured, metrics)
         if fault:
             return fault
     return None
@@ -121,6 +137,8 @@ def _judge(rule: Rule, interval: Interval) -> RuleResult:
 
 
 def _formula(rule: Rule) -> str:
+    if rule.minus is not None:
+        return "candidate's gap"
     if rule.against == "number":
         return "candidate"
     return f"candidate - {'' if rule.factor == 1.0 else f'{rule.factor:g} * '}{rule.against}"

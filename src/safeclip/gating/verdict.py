@@ -20,8 +20,8 @@ class Evidence:
     """What the gate looks at.
 
     found: outcomes by metric. metrics: metrics.json as read. assigned: production.json says something is or
-    was in production. digests: sha256 of the very files read, by the names that metrics.json may state too
-    (`outcomes`, `candidate_adapter`, `production`).
+    was in production. digests: sha256 of the very files read, by the names that metrics.json states too
+    (`outcomes`, `candidate_adapter`, `production`), and of the metrics files themselves.
     """
 
     found: dict[str, Measured]

@@ -16,7 +16,7 @@ from safeclip.pipeline.snapshot import fetch, push_outputs
 from safeclip.pipeline.webhook import notify
 from safeclip.production import read_production
 from safeclip.registry import reviews
-from safeclip.registry.candidate import FILES, NEEDED, Candidate, check_candidate, describe, read_package
+from safeclip.registry.candidate import FILES, Candidate, check_candidate, describe, read_package
 from safeclip.registry.gates import gate_at
 from safeclip.registry.git import ZERO, move_refs, ref, snapshot_commit
 from safeclip.registry.promotion import Decision, promote, reviewer_of
@@ -130,7 +130,7 @@ def checked(registry: Registry, review: reviews.Review) -> Iterator[Path]:
         raise RegistryError(f"candidate {candidate.id}: its record is missing or was changed; ask again")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        registry.fetch(candidate.commit, NEEDED, folder)
+        registry.fetch(candidate.commit, candidate.files, folder)
         check_candidate(folder, candidate)
         _same_production(registry.root, folder, candidate)
         yield folder

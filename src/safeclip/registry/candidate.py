@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from safeclip.errors import GateError, RegistryError
-from safeclip.gating.evidence import read_evidence
+from safeclip.gating.evidence import SLOW_EVIDENCE, read_evidence
 from safeclip.gating.verdict import decide
 from safeclip.production import sha256
 from safeclip.settings.project import load_settings
@@ -29,7 +29,14 @@ FILES = {
     "package": "results/package/package.json",
 }
 """Name in `digests` -> where the file lies."""
-NEEDED = tuple({*FILES.values(), "production.json"})
+SLOW_FILES = {
+    f"{stage}_{name}": f"results/{stage}/{file}"
+    for stage in SLOW_EVIDENCE
+    for name, file in (("metrics", "metrics.json"), ("outcomes", "outcomes.parquet"))
+}
+"""Of the stages that a project may have or not."""
+ALL_FILES = FILES | SLOW_FILES
+NEEDED = (*FILES.values(), "production.json")
 
 
 class Candidate(BaseModel):
@@ -48,6 +55,11 @@ class Candidate(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Where everything lies that a decision about it stands on."""
+        return (*(ALL_FILES[name] for name in self.digests if name in ALL_FILES), "production.json")
+
+    @property
     def branch(self) -> str:
         """The ref that keeps its commit."""
         return f"refs/heads/candidate/{self.id}"
@@ -62,7 +74,9 @@ def describe(folder: Path, commit: str) -> Candidate:
     return Candidate(
         commit=commit,
         bento=package["bento"],
-        digests={name: sha256(folder / path) for name, path in FILES.items()},
+        digests={
+            name: sha256(folder / path) for name, path in ALL_FILES.items() if (folder / path).is_file()
+        },
     )
 
 
@@ -83,8 +97,9 @@ def check_candidate(folder: Path, candidate: Candidate) -> dict[str, Any]:
 
     `GateError` if the gate fails, `RegistryError` if a file is not the one that was frozen.
     """
-    for name, path in FILES.items():
-        if sha256(folder / path) != candidate.digests[name]:
+    for name, path in ALL_FILES.items():
+        present = sha256(folder / path) if (folder / path).is_file() else None
+        if present != candidate.digests.get(name):
             raise RegistryError(f"{path} is not the one of candidate {candidate.id}; run again and ask again")
     settings = load_settings(folder / "params.yaml")
     verdict = decide(read_evidence(folder), settings.gate, settings.seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safeclip.errors import RegistryError
 from safeclip.production import sha256
-from safeclip.registry.candidate import NEEDED, Candidate, check_candidate
+from safeclip.registry.candidate import Candidate, check_candidate
 from safeclip.registry.git import git
 from safeclip.registry.releases import Release
 from safeclip.registry.store import Store
@@ -28,7 +28,7 @@ def verify(root: Path, store: Store, release: Release, fetch: Fetch) -> Iterator
     yield f"commit {release.commit[:12]} stands on candidate {candidate.id}"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        fetch(candidate.commit, NEEDED, folder)
+        fetch(candidate.commit, candidate.files, folder)
         verdict = check_candidate(folder, candidate)
         yield f"verdict computed again from its outcomes: passed, {len(verdict['rules'])} rules"
         bento = folder / "bento.tar"

@@ -14,7 +14,8 @@ class Rule(Section):
 
     `against: number` bounds the candidate's share by `value`. Against a model it bounds
     `candidate - factor * model` by `offset`, paired by query. `against: production` is not applicable only
-    while production.json says that nothing was ever in production.
+    while production.json says that nothing was ever in production. With `minus`, a number bounds the
+    candidate's share of `metric` minus its share of that other metric, paired by item.
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
@@ -24,6 +25,9 @@ class Rule(Section):
     factor: Weight = 1.0
     offset: float = 0.0
     value: float | None = None  # the bound itself, for `against: number`
+    minus: str | None = (
+        None  # another metric of the same items: the candidate's gap between the two is bounded
+    )
     min_n: Positive = 100
     why: Annotated[str, Field(min_length=10)]
 
@@ -31,6 +35,8 @@ class Rule(Section):
     def _value_belongs_to_numbers(self) -> Rule:
         if (self.against == "number") != (self.value is not None):
             raise ValueError("`value` is needed with `against: number`, and only there")
+        if self.minus is not None and self.against != "number":
+            raise ValueError("`minus` is a gap within the candidate; use it with `against: number`")
         return self
 
 

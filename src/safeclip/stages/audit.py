@@ -55,7 +55,8 @@ def audit(settings: Settings) -> None:
     with output(STAGE) as out:
         write_table(out / "outcomes.parquet", table, OUTCOMES)
         digests["outcomes"] = sha256(out / "outcomes.parquet")
-        metrics = _metrics(table, Resampling(settings.seed, own.bootstrap, own.confidence))
+        how = Resampling(settings.seed, own.bootstrap, own.confidence)
+        metrics = _metrics(table, how) | {"resampling": vars(how)}
         drawn = write_figure(out / FIGURE, explained, own.figure_pictures)
         metrics |= {"saliency": saliency_lines(explained), "figures": [FIGURE] if drawn else []}
         metrics |= {"skipped": sorted(set(TITLES) - set(groups)), "digests": digests}

@@ -51,7 +51,8 @@ def red_team(settings: Settings) -> None:
         own = settings.red_team
         how = Resampling(settings.seed, own.bootstrap, own.confidence)
         metrics = _metrics(attacked, outcome_rows(attacked), how)
-        write_json(out / "metrics.json", metrics | {"skipped": skipped, "digests": digests})
+        metrics |= {"skipped": skipped, "resampling": vars(how), "digests": digests}
+        write_json(out / "metrics.json", metrics)
 
 
 def _attack(
