@@ -27,12 +27,12 @@ import psutil
 
 from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
 from safeclip.pipeline.graph import changes, project_root
-from safeclip.process import ancestors
 
 STAGES = ("tune_rewriter", "rewrite_captions", "render_images", "finetune", "evaluate", "package")
 CHEAP = ("render_images", "finetune", "package")
 VICTIMS = ("stage", "dvc", "starter")
 SEED = 2311
+MARK = "SAFECLIP_CRASH_TRIAL"
 DEADLINE = 1200.0  # seconds for one run of a stage
 
 
@@ -144,16 +144,16 @@ def kill(starter: subprocess.Popen[bytes], stage: str, victim: str) -> bool:
 
 
 def living(root: Path) -> list[int]:
-    """Processes that stand in the folder, two seconds after the last of them should have ended."""
+    """Processes that a run in the folder started, two seconds after the last of them should have ended."""
     time.sleep(2)
-    ours = {os.getpid(), *ancestors()}
-    return [p.pid for p in psutil.process_iter() if p.pid not in ours and _stands_in(p, root)]
+    return [process.pid for process in psutil.process_iter() if _of_a_run(process, root)]
 
 
-def _stands_in(process: psutil.Process, root: Path) -> bool:
+def _of_a_run(process: psutil.Process, root: Path) -> bool:
+    """Whatever a run starts inherits the mark; a shell that happens to stand in the folder has none."""
     try:
-        return Path(process.cwd()) == root
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return process.environ().get(MARK) == str(root)
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return False
 
 
@@ -172,9 +172,9 @@ def tree_digest(folder: Path) -> str:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """This environment's tools and the folder's own code."""
+    """This environment's tools, the folder's own code, and the mark of a run in it."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "PYTHONPATH": str(root / "src")}
+    return os.environ | {"PATH": path, "PYTHONPATH": str(root / "src"), MARK: str(root)}
 
 
 def summary(trials: list[Trial]) -> dict[str, object]:

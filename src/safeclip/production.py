@@ -42,7 +42,7 @@ class Production(BaseModel):
 def read_production(path: Path = PRODUCTION) -> Production:
     """A missing or broken file is a `DataError`: it must never read as 'nothing was ever in production'."""
     try:
-        return Production.model_validate_json(path.read_text(encoding="utf-8"))
+        return Production.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; restore it from git (`git checkout {path}`)") from None
     except ValidationError as error:

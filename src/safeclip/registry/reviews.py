@@ -10,7 +10,7 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from safeclip.errors import RegistryError
 from safeclip.registry.candidate import Candidate
@@ -25,8 +25,8 @@ class Review(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     candidate: Candidate
-    asked: datetime
-    expires: datetime
+    asked: AwareDatetime
+    expires: AwareDatetime
     started_by: str
     flow_run: str | None = None  # a suspended Prefect run that waits for the answer
     state: State = "waiting"

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from safeclip.errors import RegistryError
 from safeclip.production import sha256
 from safeclip.registry.candidate import Candidate, check_candidate
@@ -45,7 +47,13 @@ def read_candidate(store: Store, release: Release) -> Candidate:
     raw = store.read_json(f"candidates/{release.digests['candidate']}.json")
     if raw is None:
         raise RegistryError(f"{release.version}: candidates/{release.digests['candidate']}.json is missing")
-    candidate = Candidate.model_validate(raw)
+    try:
+        candidate = Candidate.model_validate(raw)
+    except ValidationError:
+        raise RegistryError(
+            f"{release.version}: candidates/{release.digests['candidate']}.json is no candidate's record; "
+            "restore it from a backup of the registry"
+        ) from None
     signed = {**candidate.digests, "bento": candidate.bento, "candidate": candidate.id}
     if signed != release.digests:
         raise RegistryError(f"{release.version}: the store's candidate is not the one that was signed")
@@ -57,8 +65,11 @@ def check_served(bento: Path, scratch: Path) -> None:
     from safeclip.serving.embedder import Embedder
 
     folder = scratch / "bento"
-    with tarfile.open(bento) as archive:
-        archive.extractall(folder, filter="data")
+    try:
+        with tarfile.open(bento) as archive:
+            archive.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise RegistryError(f"the Bento is no archive ({error}); it was not made by `package`") from None
     models = [path.parent for path in folder.glob("models/safeclip/*/reference.json")]
     if len(models) != 1:
         raise RegistryError(
