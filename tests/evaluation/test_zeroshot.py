@@ -32,7 +32,7 @@ def test_top1_by_hand() -> None:
 
 def test_a_class_is_the_normalised_mean_of_its_prompts(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path / "encoder")
-    weights = class_embeddings(encoder, ["boat", "dog"], ["a {}", "the {} near a tree"], 32)
+    weights = class_embeddings(encoder, [["boat"], ["dog"]], ["a {}", "the {} near a tree"], 32)
     mean = embed_texts(encoder, ["a dog", "the dog near a tree"]).mean(0)
     assert weights.norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
     assert torch.allclose(weights[1], mean / mean.norm(), atol=1e-5)

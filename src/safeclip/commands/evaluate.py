@@ -13,6 +13,9 @@ from safeclip.errors import DataError
 if TYPE_CHECKING:
     from safeclip.encoders.load import Encoder
     from safeclip.evaluation.scenes import Scenes
+    from safeclip.evaluation.zeroshot import ZeroShotSet
+
+PICTURES = Path("data/zeroshot.parquet")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -20,11 +23,10 @@ def evaluate(options: argparse.Namespace) -> int:
     import json
 
     from safeclip.evaluation.compare import as_json, score, table_lines
-    from safeclip.evaluation.zeroshot import read_zeroshot
     from safeclip.intervals import Resampling
 
     scenes = _scenes(options)
-    task = read_zeroshot(options.zeroshot, options.prompts) if options.zeroshot.is_file() else None
+    task = _zeroshot(options)
     how = Resampling(options.seed)
     scores = {}
     for name in options.model:
@@ -53,6 +55,15 @@ def _encoder(spec: str) -> Encoder:
             write_open_clip(folder, Path(scratch) / "open_clip")
             return load_encoder(Path(scratch) / "open_clip")
     return load_encoder(spec)
+
+
+def _zeroshot(options: argparse.Namespace) -> ZeroShotSet | None:
+    """The set that was asked for, else the project's if there is one."""
+    from safeclip.evaluation.zeroshot import read_zeroshot
+
+    if options.zeroshot is None and not PICTURES.is_file():
+        return None
+    return read_zeroshot(options.zeroshot or PICTURES, options.prompts)
 
 
 def _scenes(options: argparse.Namespace) -> Scenes:
@@ -85,10 +96,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="default: %(default)s"
     )
-    parser.add_argument("--zeroshot", type=Path, default=Path("data/zeroshot.parquet"), help="%(default)s")
     parser.add_argument(
-        "--prompts", type=Path, default=Path("data/zeroshot_prompts.json"), help="%(default)s"
-    )
+        "--zeroshot", type=Path, metavar="SET",
+        help=f"a folder with one of pictures a class, webdataset shards, or Parquet (default: {PICTURES})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompts", type=Path, default=Path("data/zeroshot_prompts.json"), metavar="FILE",
+        help="JSON: templates, and names of classes (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=2311, help="of the intervals (default: %(default)s)")
     parser.add_argument("--all", action="store_true", help="every metric, not the headlines alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")

@@ -19,6 +19,7 @@ from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes, judged_
 from safeclip.evaluation.slices import scene_slices
 from safeclip.evaluation.summary import summarise, worst_first
 from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, zeroshot_correct
+from safeclip.evaluation.zeroshot_sets import set_digest
 from safeclip.intervals import Resampling
 from safeclip.outcomes import SLICED_OUTCOMES, measured
 from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
@@ -45,7 +46,7 @@ def evaluate(settings: Settings) -> None:
     scenes = judged_scenes(dataset, read_table(TRUTH_FILE, TRUTH))
     concepts = {phrase.text: phrase.concept for phrase in load_taxonomy(data / "taxonomy.yaml").phrases}
     slices = scene_slices(dataset, scenes, concepts)
-    task = read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json")
+    task = read_zeroshot(data / settings.evaluate.zeroshot, data / settings.evaluate.zeroshot_prompts)
     pictures = f"{len(task.labels)} zero-shot pictures" if task.labels else "zero-shot not measured (no set)"
     print(f"evaluate: {len(scenes)} scenes, {pictures}", flush=True)
     encoders = _encoders(data / "base_encoder")
@@ -71,7 +72,7 @@ def _write(
     task: ZeroShotSet,
     lookups: dict[str, Any],
 ) -> None:
-    own, data = settings.evaluate, Path(settings.data.path)
+    own = settings.evaluate
     how = Resampling(settings.seed, own.bootstrap, own.confidence)
     with output("evaluate") as out:
         write_table(out / "outcomes.parquet", table, SLICED_OUTCOMES)
@@ -82,7 +83,7 @@ def _write(
             "zeroshot": len(task.labels),
             "slice_minimum": own.slice_min_n,
         }
-        metrics["digests"] = _digests(data, encoders, out / "outcomes.parquet")
+        metrics["digests"] = _digests(settings, encoders, out / "outcomes.parquet")
         write_json(out / "metrics.json", metrics)
         write_recall_curves(out / "plots" / "recall.csv", metrics)
         write_slices(out / "plots" / "slices.csv", worst_first(found, how, own.slice_min_n))
@@ -119,15 +120,17 @@ def _embed(name: str, encoder: Encoder, scenes: Scenes, batch_size: int, scratch
     return Embeddings(**load_file(file))
 
 
-def _digests(data: Path, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:
+def _digests(settings: Settings, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:
     """What the numbers stand on: models, data, judge, production and the outcomes themselves."""
+    own, data = settings.evaluate, Path(settings.data.path)
     shards = "".join(sha256(path) for path in sorted(DATASET.glob("test-*.parquet")))
     models = {f"{name}_model": encoder.digest for name, encoder in encoders.items()}
     return models | {
         "candidate_adapter": sha256(ADAPTER),
         "data": hashlib.sha256(shards.encode()).hexdigest(),
         "judge": sha256(TRUTH_FILE),
-        "zeroshot": sha256(data / "zeroshot.parquet"),
+        "zeroshot": set_digest(data / own.zeroshot),
+        "zeroshot_prompts": sha256(data / own.zeroshot_prompts),
         "production": sha256(PRODUCTION),
         "outcomes": sha256(outcomes),
     }
