@@ -12,6 +12,7 @@ from safeclip.evaluation.report.lookups import lookups
 from safeclip.evaluation.report.page import Findings, make_report
 from safeclip.gating.compare import Difference
 from tests.evaluation.test_report import evidence, picture, rule, spread, tree
+from tests.servers import not_run
 
 __all__ = ["evidence"]  # the fixture
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -80,8 +81,7 @@ def found_by_queries() -> list:
 @pytest.fixture(scope="module")
 def browser():
     if not CHROMIUM:
-        print("NOT RUN: no Chromium is installed")
-        pytest.skip("no Chromium is installed")
+        not_run("no Chromium on this machine; apt-get install chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from safeclip.picturebook.drawing import draw
+from tests.servers import not_run
 
 pytestmark = pytest.mark.servers
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -16,8 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 @pytest.fixture
 def page(service: str):
     if not CHROMIUM:
-        print("NOT RUN: no Chromium is installed")
-        pytest.skip("no Chromium is installed")
+        not_run("no Chromium on this machine; apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()

@@ -21,6 +21,7 @@ from safeclip.synthesis.engine_choice import open_rewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.smollm import model_folder
 from safeclip.synthesis.vllm_server import LOG, serve
+from tests.servers import make, not_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ["--model", "folder", "--served-model-name", "rewriter"]
@@ -187,10 +188,10 @@ def processes() -> dict[int, str]:
 def vllm_environment() -> Path:
     environment = ROOT / ".venv-vllm"
     adapter = ROOT / "results" / "tune_rewriter" / "adapter"
-    for missing, make in ((environment / ".installed", "make vllm"), (adapter, "make run")):
-        if not missing.exists():
-            print(f"NOT RUN: no {missing.name} here; `{make}` makes it")
-            pytest.skip(f"no {missing.name}")
+    if not adapter.exists():
+        not_run(f"no {adapter.relative_to(ROOT)} here; `make run` makes it")
+    if not (environment / ".installed").exists():
+        make("vllm")
     return environment
 
 
