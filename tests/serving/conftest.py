@@ -101,9 +101,9 @@ def write_verdict(root: Path, passed: bool) -> None:
     (folder / "verdict.json").write_text(json.dumps(verdict))
 
 
-def run_package(root: Path) -> subprocess.CompletedProcess[str]:
+def run_stage(root: Path, stage: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(root / "src"), "BENTOML_DO_NOT_TRACK": "True"}
-    command = [sys.executable, "-m", "safeclip.stages.package"]
+    command = [sys.executable, "-m", f"safeclip.stages.{stage}"]
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=300)
 
 
@@ -119,13 +119,15 @@ def project(tmp_path_factory) -> Path:
     write_adapter(root / "results" / "finetune" / "adapter.safetensors", root / "data" / "base_encoder")
     write_dataset(root, root / "data" / "base_encoder")
     write_verdict(root, passed=True)
+    done = run_stage(root, "fit_probes")
+    assert done.returncode == 0, done.stderr
     return root
 
 
 @pytest.fixture(scope="session")
 def packaged(project: Path) -> Path:
     """The project after its stage `package` ran."""
-    done = run_package(project)
+    done = run_stage(project, "package")
     assert done.returncode == 0, done.stderr
     return project
 

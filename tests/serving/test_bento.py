@@ -15,7 +15,7 @@ from safeclip.client import Client
 from safeclip.picturebook.drawing import draw
 from safeclip.pipeline.closure import import_closure
 
-from .conftest import ROOT, run_package, write_verdict
+from .conftest import ROOT, run_stage, write_verdict
 
 TEXTS = ["a woman walks a dog near the river", "two apples", "a man with a gun at the station"]
 PNG = base64.b64encode(draw("a dog", "photo", seed=1).png).decode()
@@ -164,7 +164,7 @@ def test_metrics_count_by_route_and_no_path_that_a_client_makes_up_appears(servi
 def test_the_same_inputs_give_the_same_bytes(packaged: Path) -> None:
     tar = packaged / "results" / "package" / "safeclip-embedder.tar"
     first = tar.read_bytes()
-    done = run_package(packaged)
+    done = run_stage(packaged, "package")
     assert done.returncode == 0, done.stderr
     assert tar.read_bytes() == first
 
@@ -182,12 +182,28 @@ def test_the_bento_holds_the_service_and_nothing_of_the_training_code(packaged: 
 def test_a_failed_verdict_is_refused_in_one_line(project: Path) -> None:
     write_verdict(project, passed=False)
     try:
-        done = run_package(project)
+        done = run_stage(project, "package")
     finally:
         write_verdict(project, passed=True)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: the gate failed (harmful_t2i)")
     assert "Traceback" not in done.stderr
+
+
+def test_probes_of_another_candidate_are_refused_in_one_line(project: Path) -> None:
+    probes = project / "results" / "fit_probes" / "probes.json"
+    fitted = probes.read_text()
+    probes.write_text(json.dumps({**json.loads(fitted), "candidate": "0" * 64}))
+    try:
+        done = run_stage(project, "package")
+    finally:
+        probes.write_text(fitted)
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .endswith("of another candidate; run `safeclip stage fit_probes` again")
+    )
 
 
 def test_the_pins_of_the_bento_are_those_of_the_lock() -> None:

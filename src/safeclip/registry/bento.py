@@ -10,7 +10,10 @@ import os
 import re
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 EPOCH = "2000-01-01T00:00:00+00:00"
 _EPOCH_SECONDS = 946684800
@@ -27,15 +30,26 @@ def build_bento(root: Path, model: Path, card: str, name: str, version: str, tar
 
     with bentoml.models.create(f"safeclip:{version}") as entry:
         shutil.copytree(model, entry.path, dirs_exist_ok=True)
-    bento = bentoml.bentos.build_bentofile(
-        str(root / "bentofile.yaml"), name=name, version=version, build_ctx=str(root)
-    )
+    with tempfile.TemporaryDirectory() as context:
+        _copy_sources(root, Path(context))
+        bento = bentoml.bentos.build_bentofile(
+            str(root / "bentofile.yaml"), name=name, version=version, build_ctx=context
+        )
     folder = Path(bento.path)
     (folder / "README.md").write_text(card, encoding="utf-8")
     _copy_model(folder, version)
     for stamped in (*folder.glob("bento.yaml"), *folder.glob("models/**/model.yaml")):
         stamped.write_text(_CREATION_TIME.sub(rf"\g<1>'{EPOCH}'", stamped.read_text()))
     write_tar(folder, target)
+
+
+def _copy_sources(root: Path, context: Path) -> None:
+    """The files that bentofile.yaml names, and no others: BentoML matches each file of its build context
+    against each of its patterns, and a checkout with its environments holds a hundred thousand."""
+    described = YAML(typ="safe").load(root / "bentofile.yaml")
+    for name in (*described["include"], described["python"]["requirements_txt"]):
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, context / name)
 
 
 def _copy_model(bento: Path, version: str) -> None:

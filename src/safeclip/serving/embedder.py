@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.errors import DataError, GuardError, ModelError
 from safeclip.guard import load_guard
 from safeclip.serving.images import check_image, decode_base64
 from safeclip.serving.scoring import Scorer
+from safeclip.serving.towers import Towers
 
 PARITY = 1e-5
 """Largest difference of any vector component between packaging and serving."""
@@ -39,6 +39,7 @@ class Embedder:
         self.base = _load(folder / "base")
         self.info: dict[str, Any] = _read(folder / "info.json")
         self.scorer = Scorer(_read(folder / "scoring.json"))
+        self._towers = [Towers(self.encoder), Towers(self.base)]
         self._check_parity(_read(folder / "reference.json"))
 
     def check_text(self, text: str, name: str) -> None:
@@ -55,15 +56,15 @@ class Embedder:
         except DataError:
             raise DataError(f"{name} cannot be decoded; send the whole file") from None
 
+    @torch.inference_mode()
     def texts(self, texts: list[str], base: bool = False) -> np.ndarray:
-        """Embeddings of checked texts."""
-        return embed_texts(self.base if base else self.encoder, texts).numpy()
+        """Embeddings of checked texts, all in one batch."""
+        return self._towers[base].texts(self.encoder.tokenize(texts)).numpy()
 
     @torch.inference_mode()
     def images(self, pixels: list[Tensor], base: bool = False) -> np.ndarray:
         """Embeddings of prepared images."""
-        model = (self.base if base else self.encoder).model
-        return model.encode_image(torch.stack(pixels), normalize=True).numpy()
+        return self._towers[base].images(torch.stack(pixels)).numpy()
 
     def _check_parity(self, reference: dict[str, Any]) -> None:
         pixels = [self.prepare_image(image, "reference image") for image in reference["images"]]

@@ -9,29 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
-
-from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.errors import GateError
+from safeclip.errors import DataError, GateError, ModelError
 from safeclip.production import sha256
-from safeclip.records import read_dataset
 from safeclip.registry.bento import build_bento
 from safeclip.registry.card import model_card
 from safeclip.registry.model import ModelFacts, write_model
-from safeclip.registry.scoring import Labelled, fit_probe
 from safeclip.settings.package import Package
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import embed_quadruplets, read_teacher
 
-TEACHER = RESULTS / "embed_teacher"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 SCRATCH = Path("work/package")
 VERDICT = RESULTS / "gate" / "verdict.json"
+PROBES = RESULTS / "fit_probes" / "probes.json"
 
 
 class Settings(StageSettings):
@@ -50,7 +42,7 @@ def package(settings: Settings) -> None:
         os.environ["BENTOML_HOME"] = str(Path(scratch).resolve())  # before BentoML is imported
         model = Path(scratch) / "model"
         candidate = load_candidate(base, ADAPTER)
-        facts = ModelFacts(scoring=_scoring(settings, candidate), metrics=_metrics(verdict))
+        facts = ModelFacts(scoring=_probes(PROBES, candidate), metrics=_metrics(verdict))
         version = write_model(model, candidate, base, lineage, facts)
         (model / "model_card.md").write_text(card, encoding="utf-8")
         target = out / f"{settings.package.name}.tar"
@@ -61,39 +53,17 @@ def package(settings: Settings) -> None:
         print(f"{settings.package.name}:{version}, {target.stat().st_size / 1e6:.1f} MB")
 
 
-def _scoring(settings: Settings, candidate: Encoder) -> dict[str, Any]:
-    """Probes of both modalities: safe captions and pictures count as safe, generated ones as labelled."""
-    teacher_digest = load_encoder(f"{settings.data.path}/base_encoder").digest
-    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in ("train", "val")}
-    embedded = {
-        split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
-        for split, table in tables.items()
-    }
-    moved = {split: embed_quadruplets(candidate, table, batch_size=256) for split, table in tables.items()}
-    categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
-    scoring = {}
-    for modality in ("text", "image"):
-        base = {name: _both(found, modality) for name, found in embedded.items()}
-        served = {name: _both(found, modality) for name, found in moved.items()}
-        train, val = (
-            _labelled(tables[name], np.hstack([base[name], served[name]]), modality) for name in base
-        )
-        shifts = 1 - (base["val"] * served["val"]).sum(axis=1)
-        scoring[modality] = fit_probe(train, val, shifts, categories, settings.seed)
-    return scoring
-
-
-def _labelled(table: pa.Table, features: np.ndarray, modality: str) -> Labelled:
-    unsafe = [label == "unsafe" for label in table[f"{modality}_label"].to_pylist()]
-    named = table["categories"].to_pylist()
-    categories = [row if is_unsafe else [] for row, is_unsafe in zip(named, unsafe, strict=True)]
-    none: list[list[str]] = [[] for _ in unsafe]
-    return Labelled(features, np.array([False] * len(unsafe) + unsafe), [*none, *categories])
-
-
-def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
-    """Safe inputs, then generated ones, [2N, D]."""
-    return torch.cat([getattr(embedded, f"{modality}_{kind}") for kind in ("safe", "generated")]).numpy()
+def _probes(path: Path, candidate: Encoder) -> dict[str, Any]:
+    """The fitted probes; `ModelError` if missing or of another candidate, `DataError` with their fault."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ModelError(f"{path}: missing or not JSON; run `safeclip stage fit_probes`") from None
+    if found.get("candidate") != candidate.digest:
+        raise ModelError(f"{path}: of another candidate; run `safeclip stage fit_probes` again")
+    if "fault" in found:
+        raise DataError(f"no probe could be fitted: {found['fault']}")
+    return dict(found["scoring"])
 
 
 def _metrics(verdict: dict[str, Any]) -> list[dict[str, Any]]:

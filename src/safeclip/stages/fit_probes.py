@@ -1,0 +1,83 @@
+"""fit_probes: how the service will tell unsafe inputs, fitted on the candidate and the base towers.
+
+A stage of its own because it embeds two splits under the candidate: a changed threshold of the gate does not
+run it again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.lora import load_candidate
+from safeclip.errors import DataError
+from safeclip.records import read_dataset
+from safeclip.registry.scoring import Labelled, fit_probe
+from safeclip.settings.stage import StageSettings
+from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.training.objectives import Quadruplets
+from safeclip.training.teacher import embed_quadruplets, read_teacher
+
+TEACHER = RESULTS / "embed_teacher"
+ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
+SPLITS = ("train", "val")  # test is evaluate's alone
+BATCH = 256
+
+
+def fit_probes(settings: StageSettings) -> None:
+    """Write results/fit_probes/probes.json: the candidate's digest and the Bento's scoring, or its fault.
+
+    Data on which no probe can be measured do not stop the chain: the gate needs none, `package` refuses.
+    """
+    base = f"{settings.data.path}/base_encoder"
+    candidate = load_candidate(base, ADAPTER)
+    found: dict[str, Any] = {"candidate": candidate.digest}
+    try:
+        found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings.seed)
+    except DataError as error:
+        found["fault"] = str(error)
+        print(f"fit_probes: {error}", flush=True)
+    with output("fit_probes") as out:
+        write_json(out / "probes.json", found)
+
+
+def _scoring(candidate: Encoder, teacher_digest: str, seed: int) -> dict[str, Any]:
+    """Probes of both modalities: safe captions and pictures count as safe, generated ones as labelled."""
+    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
+    embedded = {
+        split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
+        for split, table in tables.items()
+    }
+    moved = {split: embed_quadruplets(candidate, table, BATCH) for split, table in tables.items()}
+    categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
+    scoring = {}
+    for modality in ("text", "image"):
+        base = {name: _both(found, modality) for name, found in embedded.items()}
+        served = {name: _both(found, modality) for name, found in moved.items()}
+        train, val = (
+            _labelled(tables[name], np.hstack([base[name], served[name]]), modality) for name in base
+        )
+        shifts = 1 - (base["val"] * served["val"]).sum(axis=1)
+        scoring[modality] = fit_probe(train, val, shifts, categories, seed)
+    return scoring
+
+
+def _labelled(table: pa.Table, features: np.ndarray, modality: str) -> Labelled:
+    unsafe = [label == "unsafe" for label in table[f"{modality}_label"].to_pylist()]
+    named = table["categories"].to_pylist()
+    categories = [row if is_unsafe else [] for row, is_unsafe in zip(named, unsafe, strict=True)]
+    none: list[list[str]] = [[] for _ in unsafe]
+    return Labelled(features, np.array([False] * len(unsafe) + unsafe), [*none, *categories])
+
+
+def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
+    """Safe inputs, then generated ones, [2N, D]."""
+    return torch.cat([getattr(embedded, f"{modality}_{kind}") for kind in ("safe", "generated")]).numpy()
+
+
+if __name__ == "__main__":
+    main(fit_probes, StageSettings)
