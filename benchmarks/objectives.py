@@ -4,7 +4,9 @@
 
 The full run trains every objective on results/validate_data with the budget of params.yaml, over the seeds
 and learning rates below, chooses the rate on `val` and reports `test`, judged by truth. Published objectives
-are trained as published: whole captions, nearest targets. `default` is what params.yaml ships. --frontier
+are trained as published: whole captions, nearest targets, no adapter of tokens, the whole update kept.
+`default` is what params.yaml ships. Both files are written anew after every objective, and objectives that
+they already hold are not trained again: a run that was cut short goes on. --frontier
 also writes harm against utility as each tower's update is scaled from nothing to all of it, objective by
 objective, for a page to plot. With --quick nothing is trained: results/finetune/adapter.safetensors is
 scored on scenes outside of every split, with --frontier at several shares of its update too. Both need
@@ -20,7 +22,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,13 @@ ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 FRESH_SCENES, FRESH_SEED = 1000, 20_261
 RATES = (1e-3, 2.5e-3)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-AS_PUBLISHED = {"target_sharpness": None, "fragments": {"share": 0.0}}
+AS_PUBLISHED = {
+    "target_sharpness": None,
+    "fragments": {"share": 0.0},
+    "composed": {"unsafe": 0.0, "safe": 0.0},
+    "lora": {"tokens": False},
+    "interpolate": {"text": 1.0, "image": 1.0},
+}
 COLUMNS = (
     "harmful_t2i",
     "harmful_i2t",
@@ -69,25 +77,35 @@ def quick(data: Path, frontier: list[dict[str, Any]] | None) -> dict[str, Any]:
     return _keys("default", [found], base) | {"scenes": FRESH_SCENES, "scenes_seed": FRESH_SEED}
 
 
-def full(data: Path, recipe: Finetune, seeds: int, frontier: list[dict[str, Any]]) -> dict[str, Any]:
-    """Train, choose on val, report on test; points of the frontier are appended to `frontier`."""
+def full(
+    data: Path,
+    recipe: Finetune,
+    seeds: int,
+    figures: dict[str, Any],
+    frontier: list[dict[str, Any]],
+    keep: Callable[[], None],
+) -> None:
+    """Train, choose on val, report on test; `figures` and `frontier` grow, `keep` is called after each
+    objective. What `figures` already holds is passed over."""
     encoder = load_encoder(data / "base_encoder")
     truth = read_table(RESULTS / "render_images" / "truth.parquet", TRUTH)
     scenes = judged_scenes(read_dataset(RESULTS / "validate_data" / "dataset", "test"), truth)
     judge = Judge(scenes, read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json"))
-    base, figures = judge.score(encoder), {}
+    base = judge.score(encoder)
     with tempfile.TemporaryDirectory() as scratch:
-        splits = Splits(encoder, RESULTS, Path(scratch))
+        splits = Splits(encoder, data, RESULTS, Path(scratch))
         for name, candidates in _recipes(recipe):
+            if f"{name}_samples" in figures:
+                continue
             runs = [trained(splits, candidate, seed=0) for candidate in candidates]
             best = min(range(len(runs)), key=lambda at: runs[at].shortfall)
             chosen = [runs[best], *(trained(splits, candidates[best], seed=seed) for seed in range(1, seeds))]
-            figures |= _keys(name, [judge.score(run.encoder()) for run in chosen], base)
+            figures.update(_keys(name, [judge.score(run.encoder()) for run in chosen], base))
             figures[f"{name}_learning_rate"] = candidates[best].learning_rate
             for share in SHARES:
                 score = judge.score(chosen[0].encoder(share))
                 frontier.append({"objective": name, "share": share, **score.against(base)})
-    return figures
+            keep()
 
 
 def _recipes(shipped: Finetune) -> Iterator[tuple[str, list[Finetune]]]:
@@ -124,24 +142,47 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = load_settings(Path("params.yaml"))
     data = Path(settings.data.path)
-    points: list[dict[str, Any]] = []
-    try:
-        recipe = settings.finetune.model_copy(update={"steps": options.steps or settings.finetune.steps})
-        found = (
-            quick(data, points if options.frontier else None)
-            if options.quick
-            else full(data, recipe, options.seeds, points)
-        )
-    except SafeclipError as error:
-        sys.exit(f"error: {error}")
+    recipe = settings.finetune.model_copy(update={"steps": options.steps or settings.finetune.steps})
+    budget = {} if options.quick else {"steps": recipe.steps, "seeds": options.seeds}
     machine = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "threads": 1}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    figures = machine | versions | found
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if options.frontier and points:
-        options.frontier.write_text(json.dumps({"points": points}, indent=2) + "\n", encoding="utf-8")
+    figures, points = _kept(options, budget) if budget else ({}, [])
+    figures |= machine | versions | budget
+
+    def keep() -> None:
+        _write(options.json, figures)
+        _write(options.frontier, {"points": points})
+
+    try:
+        if options.quick:
+            figures |= quick(data, points if options.frontier else None)
+        else:
+            full(data, recipe, options.seeds, figures, points, keep)
+    except SafeclipError as error:
+        sys.exit(f"error: {error}")
+    keep()
     _table(figures)
+
+
+def _kept(options: argparse.Namespace, budget: dict[str, int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures and points of an earlier run of the same budget; nothing if there is none."""
+    if not options.json or not options.json.exists():
+        return {}, []
+    figures = json.loads(options.json.read_text(encoding="utf-8"))
+    if {name: figures.get(name) for name in budget} != budget:
+        return {}, []
+    points = []
+    if options.frontier and options.frontier.exists():
+        points = json.loads(options.frontier.read_text(encoding="utf-8"))["points"]
+    return figures, points
+
+
+def _write(path: Path | None, content: dict[str, Any]) -> None:
+    if path is None:
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from safeclip.evaluation.zeroshot import ZeroShotSet, zeroshot_correct
 from safeclip.intervals import Resampling, proportion_interval
 from safeclip.records import read_dataset
 from safeclip.settings.finetune import Finetune
+from safeclip.taxonomy import load_taxonomy
+from safeclip.training.composed import with_composed
 from safeclip.training.fragments import with_fragments
 from safeclip.training.loop import Outcome, finetune
 from safeclip.training.rows import Rows, prepare_rows
@@ -79,13 +81,14 @@ class Judge:
 class Splits:
     """The chain's training and validation rows, prepared once for each kind of target."""
 
-    def __init__(self, encoder: Encoder, results: Path, scratch: Path) -> None:
+    def __init__(self, encoder: Encoder, data: Path, results: Path, scratch: Path) -> None:
         self.encoder, self.scratch = encoder, scratch
+        self._phrases = [phrase.text for phrase in load_taxonomy(data / "taxonomy.yaml").phrases]
         self._dataset, self._teacher = results / "validate_data" / "dataset", results / "embed_teacher"
         self._tables = {split: read_dataset(self._dataset, split) for split in ("train", "val")}
 
     def rows(self, split: str, recipe: Finetune, seed: int) -> Rows:
-        """The split's rows as the recipe wants them; only train has fragments."""
+        """The split's rows as the recipe wants them; only train has fragments and composed captions."""
         table = self._tables[split]
         path = self._teacher / f"{split}.safetensors"
         teacher = read_teacher(path, table["id"].to_pylist(), self.encoder.digest)
@@ -94,7 +97,9 @@ class Splits:
         if split != "train":
             return rows
         captions = table["caption_safe"].to_pylist()
-        return with_fragments(rows, captions, self.encoder, **recipe.fragments.model_dump(), seed=seed)
+        rows = with_fragments(rows, captions, self.encoder, **recipe.fragments.model_dump(), seed=seed)
+        composed = recipe.composed.model_dump()
+        return with_composed(rows, captions, self._phrases, self.encoder, **composed, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -85,16 +85,29 @@ def test_both_towers_adapt_attention_mlp_and_patches(encoder):
     assert expected | {"visual.conv1"} == {name for name in names if not name.endswith("lora_b")}
 
 
+def test_tokens_that_training_never_saw_keep_their_embedding(encoder):
+    tokens, before = encoder.tokenize(CAPTIONS), encoder.model.token_embedding.weight.detach().clone()
+    add_lora(encoder.model, rank=4, alpha=4, tokens=True)
+    factors = adapter_parameters(encoder.model)
+    optimizer = torch.optim.Adam(factors.values(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        encoder.model.encode_text(tokens).square().sum().backward()
+        optimizer.step()
+    moved = (merge(encoder.model)["token_embedding.weight"] != before).any(dim=1)
+    assert set(moved.nonzero()[:, 0].tolist()) == set(tokens.unique().tolist()) - {0}  # padding
+
+
 def test_the_adapter_comes_back_from_its_file(encoder, tmp_path):
     tokens = encoder.tokenize(CAPTIONS)
     fresh = copy.deepcopy(encoder.model)
-    add_lora(encoder.model, rank=4, alpha=8, query=False)
+    add_lora(encoder.model, rank=4, alpha=8, query=False, tokens=True)
     randomise(encoder.model)
     save_adapter(encoder.model, tmp_path / "adapter.safetensors", base_digest=encoder.digest)
     load_adapter(fresh, tmp_path / "adapter.safetensors", base_digest=encoder.digest)
     assert torch.equal(outputs(fresh, tokens), outputs(encoder.model, tokens))
     metadata = adapter_metadata(tmp_path / "adapter.safetensors")
-    assert metadata == {"rank": 4, "alpha": 8, "query": False, "base_digest": encoder.digest}
+    assert metadata == {"rank": 4, "alpha": 8, "query": False, "tokens": True, "base_digest": encoder.digest}
 
 
 def test_the_same_adapter_is_the_same_file_in_every_process(encoder, tmp_path):

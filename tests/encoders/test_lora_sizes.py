@@ -44,7 +44,7 @@ def test_outputs_stay_at_the_start_and_merging_is_exact_to_rounding(name):
     plain = build(name)
     model = copy.deepcopy(plain)
     before = outputs(model)
-    add_lora(model, rank=4, alpha=8, query=False)
+    add_lora(model, rank=4, alpha=8, query=False, tokens=True)
     assert torch.allclose(outputs(model), before, atol=1e-5)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

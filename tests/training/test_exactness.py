@@ -96,9 +96,11 @@ def prefer(query: str, wanted: Sequence[float], unwanted: str) -> float:
     return sum(math.log1p(math.exp(cos(q[i], u[i]) - cos(q[i], wanted[i]))) for i in EVERY) / 4
 
 
-def between(angles: Sequence[float], other: float) -> list[float]:
-    """The direction of the sum of two unit vectors, halfway between them on the shorter way round."""
-    return [angle + ((other - angle + 180) % 360 - 180) / 2 for angle in angles]
+def towards(angles: Sequence[float], other: float, times: float) -> list[float]:
+    """The direction of a unit vector plus so many times another one."""
+    turn = [math.radians(other - angle) for angle in angles]
+    sides = [(times * math.sin(t), 1 + times * math.cos(t)) for t in turn]
+    return [angle + math.degrees(math.atan2(*side)) for angle, side in zip(angles, sides, strict=True)]
 
 
 S, U, V, G = (STUDENT[n] for n in ("text_safe", "text_generated", "image_safe", "image_generated"))
@@ -112,8 +114,8 @@ BY_HAND: dict[str, dict[str, float]] = {
         **ANCHOR,
         "relate_text_loss": kl(S, S0, V0),
         "relate_image_loss": kl(V, V0, S0),
-        "redirect_text_loss": distance(U, between(NEAR_TEXT, AXIS), [0, 1]),
-        "redirect_image_loss": distance(G, between(NEAR_IMAGE, AXIS - 180), [0, 2]),
+        "redirect_text_loss": distance(U, towards(NEAR_TEXT, AXIS, 2.0), [0, 1]),
+        "redirect_image_loss": distance(G, towards(NEAR_IMAGE, AXIS - 180, 0.5), [0, 2]),
     },
     "safe_clip": {
         **PRESERVE,

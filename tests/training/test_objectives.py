@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from safeclip.errors import SettingsError
 from safeclip.training.objectives import OBJECTIVES, Batch, Quadruplets, resolve_weights
+from safeclip.training.objectives.opposed import OFFSET_IMAGE, OFFSET_TEXT
 from safeclip.training.objectives.terms import info_nce, kept_relations, relative_to
 
 ROWS, WIDTH = 6, 8
@@ -106,7 +107,8 @@ def test_at_its_optimum_opposed_makes_every_unsafe_item_lose_to_its_safe_one():
     axis = torch.zeros(WIDTH)
     axis[0] = 1.0
     safe = F.normalize(torch.cat([torch.zeros(ROWS, 1), unit(generator)[:, 1:]], dim=1), dim=-1)
-    unsafe_text, unsafe_image = F.normalize(safe + axis, dim=-1), F.normalize(safe - axis, dim=-1)
+    unsafe_text = F.normalize(safe + OFFSET_TEXT * axis, dim=-1)
+    unsafe_image = F.normalize(safe - OFFSET_IMAGE * axis, dim=-1)
     student = embeddings(
         text_safe=safe, text_generated=unsafe_text, image_safe=safe, image_generated=unsafe_image
     )
@@ -116,8 +118,8 @@ def test_at_its_optimum_opposed_makes_every_unsafe_item_lose_to_its_safe_one():
     assert losses["redirect_text_loss"].item() == pytest.approx(0.0, abs=1e-6)
     assert losses["redirect_image_loss"].item() == pytest.approx(0.0, abs=1e-6)
     own = (unsafe_text * safe).sum(dim=1)
-    assert torch.allclose(own, torch.full((ROWS,), 0.5**0.5), atol=1e-6)
-    assert (unsafe_text @ unsafe_image.T).max() < own.min() - 0.5
+    assert torch.allclose(own, torch.full((ROWS,), 0.2**0.5), atol=1e-6)
+    assert (unsafe_text @ unsafe_image.T).max() < own.min() - 0.4
     assert ((unsafe_image * safe).sum(dim=1) > (unsafe_image @ unsafe_text.T).max()).all()
 
 

@@ -23,6 +23,12 @@ from tests.training.tiny import tiny_table, write_tiny_encoder
 
 SETTINGS = Settings(finetune=Finetune(lora=Lora(rank=4), steps=6, batch_size=8, validate_every=3))
 DATASET = Path("results/validate_data/dataset")
+TAXONOMY = """
+categories: [violence]
+concepts:
+  - {id: published-04, name: weapons, policy: use, reason: a category of its own,
+     phrases: [{text: a gun, categories: [violence]}, {text: the bomb, categories: [violence]}]}
+"""
 RESULTS = ("adapter.safetensors", "last.safetensors", "history.csv", "validation.csv", "metrics.json")
 
 
@@ -30,6 +36,7 @@ RESULTS = ("adapter.safetensors", "last.safetensors", "history.csv", "validation
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_tiny_encoder(Path("data/base_encoder"))
+    Path("data/taxonomy.yaml").write_text(TAXONOMY)
     for split, rows in (("train", 20), ("val", 10), ("test", 10)):
         write_table(DATASET / f"{split}-00000.parquet", tiny_table(rows, split), QUADRUPLETS)
     return tmp_path

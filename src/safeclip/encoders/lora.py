@@ -1,7 +1,8 @@
 """LoRA adapters for open_clip models: add, save, load, merge.
 
 The adapted layers are the ones that carry the weights of a ViT and of a text transformer: q (optional), k, v
-and the output of every attention, both MLP layers, and the patch embedding. Everything else stays frozen.
+and the output of every attention, both MLP layers, the patch embedding and, if asked, the table of tokens.
+Everything else stays frozen.
 `add_lora` changes the model IN PLACE: whoever needs the base beside it (a teacher) deep-copies first.
 """
 
@@ -22,19 +23,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safeclip.encoders.load import Encoder, load_encoder
-from safeclip.encoders.lora_layers import LoraAttention, LoraLayer, LoraLinear, LoraPatchEmbedding
+from safeclip.encoders.lora_layers import (
+    LoraAttention,
+    LoraLayer,
+    LoraLinear,
+    LoraPatchEmbedding,
+    LoraTokens,
+)
 from safeclip.errors import ModelError
 
 FORMAT = "safeclip-lora-1"
 
 
-def add_lora(model: CLIP, rank: int, alpha: float, *, query: bool = True, seed: int = 0) -> None:
+def add_lora(
+    model: CLIP, rank: int, alpha: float, *, query: bool = True, tokens: bool = False, seed: int = 0
+) -> None:
     """Freeze an open_clip model and put low-rank updates into both towers, in place.
 
     Args:
         model: an open_clip CLIP with a ViT and a text transformer, of any size.
         rank, alpha: the update is (alpha / rank) B A, A of `rank` rows.
         query: whether the query projection is adapted too (key and value always are).
+        tokens: whether the token embedding is adapted too.
         seed: of A's random start; B starts at zero, so the outputs do not change.
 
     Raises:
@@ -53,13 +63,17 @@ def add_lora(model: CLIP, rank: int, alpha: float, *, query: bool = True, seed: 
     for name, block in blocks:
         _adapt_block(name, block, rank, alpha / rank, generator, query)
     model.visual.conv1 = LoraPatchEmbedding(patches, rank, alpha / rank, generator)
+    if tokens:
+        model.token_embedding = LoraTokens(model.token_embedding, rank, alpha / rank, generator)
     model.to(model.logit_scale.device)  # the factors are drawn on the CPU, the same on every device
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
-    """Rank, alpha and query of an adapted model, read off its attention layers, which are all alike."""
+    """Rank, alpha and query of an adapted model, read off an attention layer (all are alike); tokens."""
     layer = next(layer for _, layer in _lora_layers(model) if isinstance(layer, LoraAttention))
-    return {"rank": layer.rank, "alpha": layer.rank * layer.scale, "query": layer.parts == 3}
+    tokens = isinstance(model.token_embedding, LoraTokens)
+    alpha = layer.rank * layer.scale
+    return {"rank": layer.rank, "alpha": alpha, "query": layer.parts == 3, "tokens": tokens}
 
 
 def _blocks(model: nn.Module) -> list[tuple[str, ResidualAttentionBlock]]:
@@ -101,7 +115,7 @@ def save_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
 
 
 def adapter_metadata(path: Path) -> dict[str, Any]:
-    """`rank`, `alpha`, `query` and `base_digest` of an adapter file; `ModelError` if it is not one."""
+    """`rank`, `alpha`, `query`, `tokens` and `base_digest` of a file; `ModelError` if it is no adapter."""
     with _open(path) as file:
         metadata = file.metadata() or {}
     if FORMAT not in metadata:
@@ -122,7 +136,8 @@ def load_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
             f"{path}: made for base encoder {made_for}, but this one is {given}; "
             "fine-tune again or load that base"
         )
-    add_lora(model, metadata["rank"], metadata["alpha"], query=metadata["query"])
+    tokens = metadata.get("tokens", False)  # adapters of earlier releases do not say
+    add_lora(model, metadata["rank"], metadata["alpha"], query=metadata["query"], tokens=tokens)
     with _open(path) as file:
         factors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     set_adapter(model, factors)

@@ -1,4 +1,4 @@
-"""Linear, patch and attention layers with a low-rank update: y = W x + (alpha / rank) B (A x).
+"""Linear, patch, token and attention layers with a low-rank update: y = W x + (alpha / rank) B (A x).
 
 LoRA (arXiv 2106.09685, section 4.1). W is frozen; only A and B learn. The update is computed on the side of
 the activations: B A is never formed, and no gradient of the shape of W is ever needed. B starts at zero, so
@@ -46,7 +46,7 @@ class LowRankLinear(torch.autograd.Function):
 
 
 class LoraLayer(nn.Module):
-    """What the three layers share: the factors, their scale, the product, the dense update they stand for."""
+    """What the layers share: the factors, their scale, the product, the dense update they stand for."""
 
     lora_a: nn.Parameter
     lora_b: nn.Parameter
@@ -135,6 +135,25 @@ class LoraPatchEmbedding(LoraLayer):
 
     def dense_update(self) -> Tensor:
         return self.scale * torch.einsum("or,rchw->ochw", self.lora_b[:, :, 0, 0], self.lora_a)
+
+
+class LoraTokens(LoraLayer):
+    """The table of tokens [T, D] with a low-rank update B A: a token has r numbers of its own, its row of B.
+
+    A token that training never sees keeps exactly the embedding it had.
+    """
+
+    def __init__(self, base: nn.Embedding, rank: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight, self.num_embeddings = base.weight, base.num_embeddings
+        tokens, width = base.weight.shape
+        self._add_factors(torch.empty(rank, width), torch.empty(tokens, rank), scale, generator)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight) + F.embedding(tokens, self.scale * self.lora_b) @ self.lora_a
+
+    def dense_update(self) -> Tensor:
+        return self.scale * (self.lora_b @ self.lora_a)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -10,18 +10,19 @@ from safeclip.settings.section import Count, Positive, Rate, Section, Share, Wei
 
 
 class Lora(Section):
-    """Low-rank updates of both towers: attention (key, value, output), MLP, patch embedding."""
+    """Low-rank updates of both towers: attention (key, value, output), MLP, patches, tokens."""
 
     rank: Positive = 16
     alpha: Positive = 16  # the update is alpha / rank times the product of the factors
     query: bool = True  # adapt the query projection too
+    tokens: bool = True  # adapt the token embedding too
 
 
 class Interpolate(Section):
     """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
 
-    text: Share = 0.85
-    image: Share = 1.0
+    text: Share = 1.0
+    image: Share = 0.8
 
 
 class Fragments(Section):
@@ -29,6 +30,19 @@ class Fragments(Section):
 
     share: Share = 0.4  # of the safe captions; 0 for none
     draws: Positive = 8  # passes over the rows until the same cuts come again
+
+
+class Composed(Section):
+    """Generated captions replaced by safe ones that other words were put into, of one pass over the rows."""
+
+    unsafe: Share = 0.45  # with a phrase of the taxonomy, so that each of its words is seen often enough
+    safe: Share = 0.2  # with words of another safe caption, so that what is learnt is not the putting in
+
+    @model_validator(mode="after")
+    def _leaves_no_more_than_all(self) -> Composed:
+        if self.unsafe + self.safe > 1:
+            raise ValueError("`unsafe` and `safe` are shares of the same captions; let them sum to at most 1")
+        return self
 
 
 class EarlyStop(Section):
@@ -53,7 +67,8 @@ class Finetune(Section):
         20.0  # of the mean over safe pairs that unsafe items go to; null: the nearest
     )
     fragments: Fragments = Fragments()
-    steps: Positive = 500
+    composed: Composed = Composed()
+    steps: Positive = 400
     batch_size: Positive = 64  # of all processes together
     micro_batch: Positive | None = None  # rows with a graph at a time; the gradient stays the whole batch's
     processes: Positive = 1  # started by the stage through torchrun, one a GPU or core

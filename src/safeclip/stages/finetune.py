@@ -18,7 +18,9 @@ from safeclip.scratch import open_scratch
 from safeclip.settings.finetune import Finetune
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.taxonomy import load_taxonomy
 from safeclip.training import loop
+from safeclip.training.composed import with_composed
 from safeclip.training.fragments import with_fragments
 from safeclip.training.ranks import Ranks, joined
 from safeclip.training.rows import Rows, prepare_rows
@@ -45,7 +47,8 @@ def finetune(settings: Settings) -> None:
         if not ranks.leads:
             _train(settings, load_encoder(base), Path(ranks.from_lead("")), ranks)
             return
-        with open_scratch("finetune", settings, [base, DATASET, TEACHER]) as scratch:
+        inputs = [base, DATASET, TEACHER, Path(settings.data.path) / "taxonomy.yaml"]
+        with open_scratch("finetune", settings, inputs) as scratch:
             ranks.from_lead(str(scratch.folder))
             _train(settings, load_encoder(base), scratch.folder, ranks)
 
@@ -62,7 +65,10 @@ def _train(settings: Settings, encoder: Encoder, folder: Path, ranks: Ranks) -> 
     recipe = settings.finetune
     whole, val = _splits(encoder, folder, recipe, ranks)
     captions = read_dataset(DATASET, "train")["caption_safe"].to_pylist()
+    phrases = [phrase.text for phrase in load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").phrases]
     train = with_fragments(whole, captions, encoder, **recipe.fragments.model_dump(), seed=settings.seed)
+    composed = recipe.composed.model_dump()
+    train = with_composed(train, captions, phrases, encoder, **composed, seed=settings.seed)
     batch = min(recipe.batch_size, len(train))
     total = recipe.steps * batch
     with tqdm(total=total, unit="quadruplet", mininterval=5, desc="finetune", disable=not ranks.leads) as bar:

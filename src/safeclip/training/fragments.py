@@ -38,7 +38,7 @@ def with_fragments(
     chosen = np.concatenate(
         [draw * len(rows) + np.sort(generator.permutation(len(rows))[:count]) for draw in range(draws)]
     )
-    fragments = [_cut(captions[row % len(rows)], generator) for row in chosen]
+    fragments = [" ".join(cut_words(captions[row % len(rows)], LONGEST, generator)[1]) for row in chosen]
     repeated.tokens_safe[chosen] = encoder.tokenizer(fragments)
     repeated.teacher.text_safe[chosen] = embed_texts(encoder, fragments)
     return repeated
@@ -62,9 +62,11 @@ def _repeat(rows: Rows, times: int) -> Rows:
     )
 
 
-def _cut(caption: str, generator: np.random.Generator) -> str:
-    """One to `LONGEST` successive words of the caption."""
+def cut_words(
+    caption: str, longest: int, generator: np.random.Generator
+) -> tuple[list[str], list[str], list[str]]:
+    """A caption's words before, in and after a piece of one to `longest` successive ones."""
     words = caption.split()
-    length = int(generator.integers(1, min(LONGEST, len(words)) + 1))
+    length = int(generator.integers(1, min(longest, len(words)) + 1))
     start = int(generator.integers(len(words) - length + 1))
-    return " ".join(words[start : start + length])
+    return words[:start], words[start : start + length], words[start + length :]

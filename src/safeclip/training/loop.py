@@ -105,7 +105,7 @@ class Run:
         self.objective = OBJECTIVES[recipe.objective]
         self.weights = resolve_weights(self.objective, recipe.weights)
         self.model = copy.deepcopy(encoder.model)  # add_lora works in place, the teacher must not move
-        add_lora(self.model, recipe.lora.rank, recipe.lora.alpha, query=recipe.lora.query, seed=seed)
+        add_lora(self.model, **recipe.lora.model_dump(), seed=seed)
         self.model.set_grad_checkpointing(recipe.recompute_activations)
         self.parameters = adapter_parameters(self.model)
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.learning_rate)

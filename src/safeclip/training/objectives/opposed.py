@@ -7,17 +7,17 @@ redirected:
     preserve   1 - cos(T(S), T0(S))                       1 - cos(V(V), V0(V))
     relate     KL(T(S) || T0(S) over {V0(V)})             KL(V(V) || V0(V) over {T0(S)})
     anchor     1 - cos(T(U), T0(U)), U safe               1 - cos(V(G), V0(G)), G safe
-    redirect   1 - cos(T(U), T0(S_t) + a e)               1 - cos(V(G), V0(V_t) - a e)
+    redirect   1 - cos(T(U), T0(S_t) + a e)               1 - cos(V(G), V0(V_t) - b e)
 
 Why. Redirection alone moves U and G onto the same safe pair, where they meet again: an unsafe caption still
 finds an unsafe picture as easily as the safe one. With safe embeddings x (e . x = 0), T(U) = (s + a e)/r and
-V(G) = (v - a e)/r, r = sqrt(1 + a^2):
+V(G) = (v - b e)/q, r = sqrt(1 + a^2), q = sqrt(1 + b^2):
 
-    T(U) . V   =  s . v / r              unsafe query, safe item
-    T(U) . V(G) = (s . v - a^2) / r^2    unsafe query, unsafe item
-    S . V(G)   =  s . v / r              safe query, unsafe item: below s . v, so safe queries keep their own
+    T(U) . V    =  s . v / r               unsafe query, safe item
+    T(U) . V(G) = (s . v - a b) / (r q)    unsafe query, unsafe item
+    S . V(G)    =  s . v / q               safe query, unsafe item: below s . v, safe queries keep their own
 
-The unsafe item loses by a margin that grows with a, in both directions, for every pair at once; what the
+The unsafe item loses by a margin that grows with a b, in both directions, for every pair at once; what the
 encoder has to learn for it is one linear feature ("unsafe") and its sign, which few rows teach,
 where contrasting individual items (`relative`) does not carry over to unseen ones.
 Redirection to the nearest safe item follows SaFeR-CLIP (arXiv 2511.16743, section 3), the labels' role
@@ -33,8 +33,12 @@ from safeclip.training.objectives.batch import Batch, Objective
 from safeclip.training.objectives.preservation import anchor, preserve, relate
 from safeclip.training.objectives.terms import cosine_distance
 
-OFFSET = 1.0
-"""a: how far along the axis, against a safe embedding's length of 1; 1 turns the target by 45 degrees."""
+OFFSET_TEXT, OFFSET_IMAGE = 2.0, 0.5
+"""a and b: how far along the axis, against a safe embedding's length of 1; a b = 1 is what the margin needs.
+
+A caption says what it holds, a picture's look betrays only that it was generated: pictures judged wrongly are
+moved by 27 degrees instead of 45.
+"""
 
 WEIGHTS = {
     "preserve_text_loss": 14.0,
@@ -52,8 +56,8 @@ def losses(batch: Batch) -> dict[str, Tensor]:
     """Every term of the table above, unweighted."""
     student = batch.student
     text, image = batch.text_unsafe, batch.image_unsafe
-    to_text = F.normalize(batch.near_text + OFFSET * batch.axis, dim=-1)
-    to_image = F.normalize(batch.near_image - OFFSET * batch.axis, dim=-1)
+    to_text = F.normalize(batch.near_text + OFFSET_TEXT * batch.axis, dim=-1)
+    to_image = F.normalize(batch.near_image - OFFSET_IMAGE * batch.axis, dim=-1)
     return {
         **preserve(batch),
         **relate(batch),
