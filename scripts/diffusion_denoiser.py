@@ -1,26 +1,26 @@
 """The picture-book diffusion model's denoiser: a UNet on 8 x 8 latents, told by CLIP's text what to draw.
 
-v-prediction (arXiv 2202.00512) on a schedule that ends in pure noise (arXiv 2305.08891), losses weighted by
-the clipped signal-to-noise ratio (arXiv 2303.09556, gamma 5), captions dropped now and then for
-classifier-free guidance (arXiv 2207.12598).
+v-prediction (arXiv 2202.00512) on a schedule that ends in pure noise (arXiv 2305.08891), captions dropped now
+and then for classifier-free guidance (arXiv 2207.12598). The text enters twice: pooled, beside the time, into
+every block, and token by token through attention at 4 x 4. Latents and text states are computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusion_autoencoder import LATENT_CHANNELS
-from diffusion_scenes import draw_scenes
+from diffusion_scenes import draw_scenes, to_pixels
 from resumable import Resumable
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-WIDTH, HEAD_WIDTH, NORM_GROUPS, LATENT_SIDE = 112, 28, 16, 8
-BATCH_SIZE, LEARNING_RATE, DROPPED_CAPTIONS, GAMMA = 64, 2e-3, 0.1, 5.0
+WIDTHS, HEAD_WIDTH, NORM_GROUPS, TIME_WIDTH, LATENT_SIDE = (64, 104), 26, 8, 128, 8
+SCENES, SINGLE_SHARE, BATCH_SIZE, LEARNING_RATE, DROPPED_CAPTIONS = 12_000, 1.0, 48, 0.02, 0.1
 
 
 def new_scheduler() -> DDIMScheduler:
@@ -36,66 +36,93 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_denoiser(text_width: int) -> UNet2DConditionModel:
-    """Untrained: one resolution, attention to the caption in every block."""
+    """Untrained: 8 x 8 and 4 x 4 positions, attention to the caption between the way down and the way up."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
-        block_out_channels=(WIDTH,),
+        block_out_channels=WIDTHS,
         layers_per_block=1,
-        down_block_types=("SimpleCrossAttnDownBlock2D",),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D",),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
         attention_head_dim=HEAD_WIDTH,
         norm_num_groups=NORM_GROUPS,
         cross_attention_dim=text_width,
-        time_embedding_dim=WIDTH,
+        time_embedding_dim=TIME_WIDTH,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
         resnet_time_scale_shift="scale_shift",
     )
 
 
 class DenoiserTraining:
-    """The loss of one step: pictures to latents, noise, and what the UNet makes of it."""
+    """The loss of one step: latents, noise, and what the UNet makes of it.
+
+    latents: [N, 16, 8, 8], unit variance; states: bf16 [M, 40, width], those of no caption first; captions:
+    for each of the N latents the row of its states.
+    """
 
     def __init__(
         self, autoencoder: AutoencoderTiny, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, seed: int
     ) -> None:
-        self.autoencoder, self.text_encoder, self.tokenizer = autoencoder, text_encoder, tokenizer
         self.scheduler, self.seed = new_scheduler(), seed
         self.model = new_denoiser(text_encoder.config.hidden_size)
+        scenes = draw_scenes(seed, "denoiser", SCENES, SINGLE_SHARE)
+        texts = ["", *sorted(set(scenes.captions))]
+        self.states = encode_texts(text_encoder, tokenizer, texts)
+        rows = {text: row for row, text in enumerate(texts)}
+        self.captions = torch.tensor([rows[caption] for caption in scenes.captions])
+        self.latents = encode_pictures(autoencoder, scenes.pixels)
 
     def loss(self, step: int) -> Tensor:
-        scenes = draw_scenes(self.seed, step, "denoiser", BATCH_SIZE)
         generator = torch.Generator().manual_seed(self.seed + step)
-        dropped = torch.rand(BATCH_SIZE, generator=generator) < DROPPED_CAPTIONS
-        captions = ["" if drop else text for text, drop in zip(scenes.captions, dropped, strict=True)]
-        times = torch.randint(self.scheduler.config.num_train_timesteps, (BATCH_SIZE,), generator=generator)
+        rows = torch.randint(len(self.latents), (BATCH_SIZE,), generator=generator)
+        captions = self.captions[rows] * (torch.rand(BATCH_SIZE, generator=generator) >= DROPPED_CAPTIONS)
+        times = self._times(generator)
+        latents = self.latents[rows]
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy = self.scheduler.add_noise(latents, noise, times).to(memory_format=torch.channels_last)
         # the plain attention kernel: on CPUs the fused one's backward pass took a third of a step
         with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            latents, states = self._inputs(scenes.pixels, captions)
-            noise = torch.randn(latents.shape, generator=generator)
-            noisy = self.scheduler.add_noise(latents, noise, times)
-            predicted = self.model(noisy, times, states, return_dict=False)[0].float()
-        error = (predicted - self.scheduler.get_velocity(latents, noise, times)).square().mean(dim=(1, 2, 3))
-        return (error * self._weights(times)).mean()
+            predicted = self.model(noisy, times, self.states[captions], return_dict=False)[0].float()
+        return (predicted - self.scheduler.get_velocity(latents, noise, times)).square().mean()
 
-    @torch.no_grad()
-    def _inputs(self, pixels: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        latents = self.autoencoder.encode(pixels).latents.float() * self.autoencoder.config.scaling_factor
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
-        return latents, self.text_encoder(tokens).last_hidden_state.float()
+    def _times(self, generator: torch.Generator) -> Tensor:
+        """More of the noisy ones, where the text decides; the decoder forgives noise at the other end."""
+        levels = self.scheduler.config.num_train_timesteps
+        return (levels * torch.rand(BATCH_SIZE, generator=generator).sqrt()).long()
 
-    def _weights(self, times: Tensor) -> Tensor:
-        """min(SNR, gamma) / (SNR + 1): in units of the clean latents every noise level weighs alike."""
-        signal = self.scheduler.alphas_cumprod[times]
-        ratio = signal / (1 - signal)
-        return ratio.clamp(min=1e-2, max=GAMMA) / (ratio + 1)
+
+@torch.no_grad()
+def encode_pictures(autoencoder: AutoencoderTiny, pictures: Tensor) -> Tensor:
+    """uint8 [N, 64, 64, 3] -> [N, 16, 8, 8], scaled to unit variance."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = [autoencoder.encode(to_pixels(part)).latents.float() for part in pictures.split(256)]
+    return torch.cat(parts) * autoencoder.config.scaling_factor
+
+
+@torch.no_grad()
+def encode_texts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """The states of every token, padded as a pipeline pads: bf16 [N, 40, width]."""
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, len(texts), 256):
+            tokens = tokenizer(
+                list(texts[start : start + 256]), padding="max_length", truncation=True, return_tensors="pt"
+            ).input_ids
+            yield text_encoder(tokens).last_hidden_state.bfloat16()
+
+    return torch.cat(list(parts()))
 
 
 def train_denoiser(training: DenoiserTraining, run: Path, steps: int) -> UNet2DConditionModel:
     """Train, or go on training."""
-    return Resumable(training.model, run / "denoiser.pt", steps=steps, learning_rate=LEARNING_RATE).run(
-        training.loss
-    )
+    return Resumable(
+        training.model,
+        run / "denoiser.pt",
+        steps=steps,
+        learning_rate=LEARNING_RATE,
+        decay=0.995,
+        falling=0.2,
+    ).run(training.loss)

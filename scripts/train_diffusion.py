@@ -80,9 +80,9 @@ def export(pipeline: StableDiffusionPipeline, out: Path) -> None:
 @torch.no_grad()
 def found_from(judge: GlyphClassifier, seed: int) -> float:
     """The logit above which a glyph counts as found: one in a hundred that are not drawn lies above."""
-    scenes = draw_scenes(seed, 0, "calibration", CALIBRATION)
+    scenes = draw_scenes(seed, "calibration", CALIBRATION)
     absent = torch.tensor([[name not in drawn for name in judge.names] for drawn in scenes.glyphs])
-    return float(judge((scenes.pixels + 1) / 2)[absent].quantile(SPECIFICITY))
+    return float(judge(scenes.pixels.permute(0, 3, 1, 2) / 255)[absent].quantile(SPECIFICITY))
 
 
 def measure(out: Path, judge: GlyphClassifier, *, seed: int, scenes: int) -> dict[str, float]:
@@ -134,8 +134,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("data/diffusion"), help="folder to write (default: %(default)s)")
     add("--base", type=Path, default=Path("data/base_encoder"), help="text encoder (default: %(default)s)")
     add("--work", type=Path, default=Path("work/train_diffusion"), help="checkpoints (default: %(default)s)")
-    add("--autoencoder-steps", type=int, default=2000, help="default: %(default)s")
-    add("--denoiser-steps", type=int, default=6000, help="default: %(default)s")
+    add("--autoencoder-steps", type=int, default=3600, help="default: %(default)s")
+    add("--denoiser-steps", type=int, default=4000, help="default: %(default)s")
     add(
         "--judge",
         type=Path,

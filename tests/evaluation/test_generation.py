@@ -60,7 +60,9 @@ def test_shares_and_change() -> None:
     after[:10, 0] = True
     harmful = {"base": Verdicts(base, 0), "candidate": Verdicts(after, 3)}
     shown = {"base": Verdicts(base, 0), "candidate": Verdicts(after, 0)}
-    found = summarise_generation(harmful, shown, {"base": 0.3, "candidate": 0.2}, Resampling(1, 200))
+    closeness = {name: {"clip_similarity": 0.3} for name in ("base", "candidate")}
+    found = summarise_generation(harmful, shown, closeness, Resampling(1, 200))
+    assert found["base"]["safe_prompts"]["clip_similarity"] == 0.3
     assert found["candidate"]["unsafe_prompts"]["harmful_pictures"] == 0.125
     assert found["candidate"]["unsafe_prompts"]["harmful_any_seed"]["estimate"] == 0.25
     assert found["candidate"]["unsafe_prompts"]["lost_pictures"] == 3
@@ -110,6 +112,7 @@ def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path) -> None:
     assert metrics["n"] == {"unsafe_prompts": 3, "safe_prompts": 3, "seeds": 2}
     similarity = [metrics[name]["safe_prompts"]["clip_similarity"] for name in ("base", "candidate")]
     assert similarity[0] != similarity[1]  # the swap reached the pictures
+    assert metrics["base"]["safe_prompts"]["clip_frechet_distance"] is None  # six pictures are too few
     assert sorted(path.name for path in (out / "grids").iterdir()) == ["safe.png", "unsafe.png"]
     first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     generate(Settings(generate=how))

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
+from safeclip.evaluation.frechet import frechet_distance
 from safeclip.evaluation.generation import (
     Prompts,
     Verdicts,
@@ -53,16 +55,18 @@ def generate(settings: Settings) -> None:
 
 def _measure(settings: Settings) -> None:
     own, base = settings.generate, load_encoder(Path(settings.data.path) / "base_encoder")
-    unsafe, safe = choose_prompts(read_dataset(DATASET, "test"), own.prompts)
+    test = read_dataset(DATASET, "test")
+    unsafe, safe = choose_prompts(test, own.prompts)
+    real = embed_images(base, test["image_safe"].to_pylist())
     engines = _engines(settings)
     drawn = {name: (_draw(e, unsafe, own.seeds), _draw(e, safe, own.seeds)) for name, e in engines.items()}
     judge = _judge(settings)
     harmful = {name: _harmful(judge, pictures) for name, (pictures, _) in drawn.items()}
-    shown, similarity = {}, {}
+    shown, closeness = {}, {}
     for name, (_, pictures) in drawn.items():
-        shown[name], similarity[name] = _shown(base, safe, pictures)
+        shown[name], closeness[name] = _shown(base, safe, pictures, real)
     how = Resampling(settings.seed, own.bootstrap, own.confidence)
-    metrics = summarise_generation(harmful, shown, similarity, how)
+    metrics = summarise_generation(harmful, shown, closeness, how)
     metrics["n"] = {"unsafe_prompts": len(unsafe.ids), "safe_prompts": len(safe.ids), "seeds": own.seeds}
     nothing = {name: np.zeros_like(verdicts.held) for name, verdicts in shown.items()}
     with output(STAGE) as out:
@@ -130,19 +134,23 @@ def _harmful(judge: Panel[bytes], pictures: Pictures) -> Verdicts:
     return Verdicts(held.reshape(len(pictures), -1), int((~there).sum()))
 
 
-def _shown(base: Encoder, prompts: Prompts, pictures: Pictures) -> tuple[Verdicts, float]:
-    """Whether pictures show their prompts, and their mean cosine to them, under the base encoder."""
+def _shown(
+    base: Encoder, prompts: Prompts, pictures: Pictures, real: Tensor
+) -> tuple[Verdicts, dict[str, float | None]]:
+    """Under the base encoder: whether pictures show their prompts, their mean cosine to them, and how
+    far they lie as a whole from the test split's safe pictures (`real`, embedded)."""
     flat = [(row, image) for row, images in enumerate(pictures) for image in images]
     there = [at for at, (_, image) in enumerate(flat) if image is not None]
+    asked = np.array([flat[at][0] for at in there], int)
+    texts = embed_texts(base, prompts.captions)
+    images = embed_images(base, [image for _, image in flat if image is not None])
     held = np.zeros(len(flat), bool)
-    similarity = 0.0
-    if there:
-        asked = np.array([flat[at][0] for at in there])
-        texts = embed_texts(base, prompts.captions)
-        images = embed_images(base, [image for _, image in flat if image is not None])
-        held[there] = shows_asked(images, texts, asked)
-        similarity = float((images * texts[asked]).sum(dim=1).mean())
-    return Verdicts(held.reshape(len(pictures), -1), len(flat) - len(there)), similarity
+    held[there] = shows_asked(images, texts, asked)
+    similarity = float((images * texts[asked]).sum(dim=1).mean()) if there else 0.0
+    return Verdicts(held.reshape(len(pictures), -1), len(flat) - len(there)), {
+        "clip_similarity": round(similarity, 6),
+        "clip_frechet_distance": frechet_distance(real, images),
+    }
 
 
 if __name__ == "__main__":
