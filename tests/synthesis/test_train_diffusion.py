@@ -98,6 +98,28 @@ def test_half_way_the_encoder_stands_still_and_the_decoder_goes_on(
     )
 
 
+def test_a_noisy_latent_is_pulled_to_its_own_drawing_and_pure_noise_to_the_mean_of_its_kind() -> None:
+    training = object.__new__(diffusion_denoiser.DenoiserTraining)
+    training.scheduler = diffusion_denoiser.new_scheduler()
+    generator = torch.Generator().manual_seed(1)
+    training.latents = torch.randn(6, 16, 8, 8, generator=generator)
+    training.peers = diffusion_denoiser.rows_of_same([("dog",), ("cat",)] * 3, 400, seed=1)
+    assert all(row % 2 == peer % 2 for row, peers in enumerate(training.peers.tolist()) for peer in peers)
+    rows, noise = torch.tensor([0, 1]), torch.randn(2, 16, 8, 8, generator=generator)
+
+    def pulled_to(time: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        times = torch.tensor([time, time])
+        noisy = training.scheduler.add_noise(training.latents[rows], noise, times)
+        return noisy, times, training.mean_of_peers(noisy, rows, times)
+
+    noisy, times, mean = pulled_to(200)
+    assert torch.allclose(mean, training.latents[rows], atol=1e-4)
+    expected = training.scheduler.get_velocity(training.latents[rows], noise, times)
+    assert torch.allclose(training.velocity(noisy, mean, times), expected, atol=1e-3)
+    kinds = torch.stack([training.latents[0::2].mean(dim=0), training.latents[1::2].mean(dim=0)])
+    assert torch.allclose(pulled_to(999)[2], kinds, atol=0.2)
+
+
 def test_a_drawing_counts_as_showing_what_was_drawn() -> None:
     judge = load_classifier(Path("data/glyph_classifier.safetensors"))
     scenes = draw_scenes(5, "test", 40)
