@@ -352,6 +352,23 @@ def test_metrics_that_the_gate_did_not_judge_are_not_shown(results, evidence):
         report(Settings())
 
 
+def test_the_rules_of_production_are_read_from_its_record(results):
+    digests = '{"adapter": "00"}'
+    head = f'"assigned": true, "version": "v1.2.0", "adapter": "a", "digests": {digests}'
+    Path("production.json").write_text("{" + head + "}")
+    report(Settings())
+    assert "are not on record" in (results / "report/index.html").read_text()
+    gate = {
+        "rules": [{"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}]
+    }
+    Path("production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
+    report(Settings())
+    assert "Rule loosened since production: gone (removed)." in (results / "report/index.html").read_text()
+    Path("production.json").write_text("{" + head + ', "gate": {"rules": 3}}')
+    with pytest.raises(DataError, match=r"production\.json: `gate` holds no rules"):
+        report(Settings())
+
+
 @pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
 def test_a_broken_frontier_file_is_named(results, text):
     Path("docs").mkdir()

@@ -53,6 +53,6 @@ def length_slices(captions: list[str]) -> list[str]:
     return [names[third] for third in thirds.tolist()]
 
 
-def as_name(text: str) -> str:
-    """ "Drug use!" -> "drug_use"; letters of any script are kept."""
-    return re.sub(r"\W+", "_", text.casefold()).strip("_") or "unnamed"
+def as_name(text: str | None) -> str:
+    """ "Drug use!" -> "drug_use"; letters of any script are kept, and what has no name is `unnamed`."""
+    return re.sub(r"\W+", "_", (text or "").casefold()).strip("_") or "unnamed"

@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from safeclip.errors import DataError
 from safeclip.gating.verdict import Evidence
 from safeclip.outcomes import MODELS, SLICED_OUTCOMES, measured
@@ -26,7 +29,7 @@ SAME_AS_EVALUATED = ("base_model", "candidate_model", "data", "judge")
 def read_evidence(root: Path = Path()) -> Evidence:
     """What stands in `root`/results, with the digests of the files as they are now."""
     evidence = Evidence(
-        found=measured(read_table(root / OUTCOMES_FILE, SLICED_OUTCOMES)),
+        found=measured(_counted_once(read_table(root / OUTCOMES_FILE, SLICED_OUTCOMES))),
         metrics=_read_metrics(root / METRICS),
         assigned=read_production(root / PRODUCTION).assigned,
         digests={
@@ -93,6 +96,16 @@ def _own_name(metric: str) -> str:
 def _section(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     value = metrics.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def _counted_once(outcomes: pa.Table) -> pa.Table:
+    """The same outcomes; a query that stands twice under a metric would make its intervals narrower."""
+    counts = outcomes.group_by(["metric", "id"]).aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts["count_all"], 1))
+    if len(twice):
+        metric, query = twice["metric"][0].as_py(), twice["id"][0].as_py()
+        raise DataError(f"{OUTCOMES_FILE}: query {query} stands twice under {metric}; run evaluate again")
+    return outcomes
 
 
 def _digest(path: Path) -> str:

@@ -52,6 +52,23 @@ def check_metrics(found: dict[str, Measured], metrics: dict[str, Any]) -> RuleRe
     return _integrity("core_metrics", "candidate, base, production", faults, len(stated), why)
 
 
+def check_outcomes(found: dict[str, Measured]) -> RuleResult:
+    """Metrics of one kind of query (`retrieval.t2i.unsafe.`) count equally many: none was left out."""
+    counts: dict[str, dict[str, int]] = {}
+    for metric, measured in found.items():
+        if not metric.startswith(_PARTS):
+            counts.setdefault(metric.rpartition(".")[0], {})[metric] = measured.n
+    faults = []
+    for kind in counts.values():
+        fewest, most = min(kind, key=kind.__getitem__), max(kind.values())
+        if kind[fewest] < most:
+            faults.append(f"{fewest} has {kind[fewest]} queries where others have {most}")
+    why = "every metric of a kind counts the same queries"
+    if faults:
+        why = f"outcomes were left out: {faults[0]}; run evaluate again"
+    return _integrity("core_outcomes", "outcomes", faults, len(counts), why)
+
+
 def check_intervals(found: dict[str, Measured], metrics: dict[str, Any], confidence: float) -> RuleResult:
     """Every interval of metrics.json is what the outcomes give at the confidence that it states."""
     stated = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safeclip.gating.core import CORE_RULES
-from safeclip.gating.integrity import check_digests, check_intervals, check_metrics
+from safeclip.gating.integrity import check_digests, check_intervals, check_metrics, check_outcomes
 from safeclip.gating.rules import check_rule
 from safeclip.intervals import Resampling
 from safeclip.outcomes import Measured
@@ -35,6 +35,7 @@ def decide(evidence: Evidence, gate: Gate, seed: int) -> dict[str, Any]:
     how = Resampling(seed, gate.bootstrap, gate.confidence)
     results = [
         check_digests(evidence.metrics, evidence.digests),
+        check_outcomes(evidence.found),
         check_metrics(evidence.found, evidence.metrics),
         check_intervals(evidence.found, evidence.metrics, gate.confidence),
     ]

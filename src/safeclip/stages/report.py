@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from safeclip.errors import DataError
 from safeclip.evaluation.report.lookups import Line, lookups
 from safeclip.evaluation.report.measures import MODELS
@@ -68,7 +70,13 @@ def _differences(production: Production, gate: Gate) -> list[Difference] | None:
     """Against the rules that production was promoted under; None if they are not on record."""
     if production.gate is None:
         return None
-    return compare_rules(Gate.model_validate(production.gate), gate)
+    try:
+        before = Gate.model_validate(production.gate)
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"]
+        fix = f"restore it from git (`git checkout {PRODUCTION}`)"
+        raise DataError(f"{PRODUCTION}: `gate` holds no rules ({fault}); {fix}") from None
+    return compare_rules(before, gate)
 
 
 def _read_json(stage: str, name: str) -> dict[str, Any]:
