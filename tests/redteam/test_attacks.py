@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safeclip.guard import fold
+from safeclip.guard import fold, load_guard
 from safeclip.picturebook.lexicon import find_entries
-from safeclip.redteam.attacks import REWORDINGS, make_attack
+from safeclip.redteam.attacks import REWORDINGS, make_attacks
 from safeclip.redteam.attacks.blur import blur
 from safeclip.redteam.attacks.crop import crop
 from safeclip.redteam.attacks.misspelling import misspell
 from safeclip.redteam.attacks.overlay import SHARE, overlay
-from safeclip.redteam.queries import ImageAttack, TextAttack, Victim
-from safeclip.settings.red_team import CHEAP, Wording
+from safeclip.redteam.queries import AnyAttack, ImageAttack, TextAttack, Victim
+from safeclip.settings.red_team import CHEAP, Attack, Wording
 from tests.redteam.material import SAFE, UNSAFE, picture, query
 
 NOBODY = cast(Victim, None)
 WORDINGS = sorted(REWORDINGS)
+
+
+def made(how: Attack) -> AnyAttack:
+    [attack] = make_attacks(how, 5, load_guard(), batch_size=8)
+    return attack
 
 
 def reworded(kind: str, number: int = 0) -> str:
@@ -90,7 +95,7 @@ def test_negation_is_the_safe_caption_with_the_concept_denied() -> None:
 
 @pytest.mark.parametrize("kind", WORDINGS)
 def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) -> None:
-    attack = cast(TextAttack, make_attack(Wording.model_validate({"kind": kind, "tries": 3}), seed=5))
+    attack = cast(TextAttack, made(Wording.model_validate({"kind": kind, "tries": 3})))
     together = attack.captions([query(1), query(2)], NOBODY)
     assert [together[1]] == attack.captions([query(2)], NOBODY)
     assert all(1 <= len(texts) <= 3 for texts in together)
@@ -100,7 +105,7 @@ def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) ->
     "how", [how for how in CHEAP if how.kind not in REWORDINGS], ids=lambda how: how.kind
 )
 def test_an_altered_picture_has_its_size_and_is_another(how) -> None:
-    attack = cast(ImageAttack, make_attack(how, seed=0))
+    attack = cast(ImageAttack, made(how))
     [[changed]] = attack.pictures([query(3)], NOBODY)
     with Image.open(io.BytesIO(changed)) as opened:
         assert opened.size == (64, 64)

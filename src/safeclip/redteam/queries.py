@@ -57,13 +57,22 @@ class Galleries:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """The half of the scenes that attacks may see, as one model embeds it."""
+
+    scenes: Scenes
+    embeddings: Embeddings
+    galleries: Galleries
+
+
+@dataclass(frozen=True)
 class Victim:
     """A model under attack. `reported` is what success is measured on, `tuned_on` what an attack may see."""
 
     name: str
     encoder: Encoder
     reported: Galleries
-    tuned_on: Galleries | None = None
+    tuned_on: Tuning | None = None
 
 
 class TextAttack(Protocol):
@@ -84,6 +93,29 @@ class ImageAttack(Protocol):
     budget: int
 
     def pictures(self, queries: Sequence[Query], victim: Victim) -> list[list[bytes]]: ...
+
+
+class GalleryAttack(Protocol):
+    """A picture (PNG bytes) that is put into the gallery, to come first for whatever is asked."""
+
+    name: str
+    access: Access
+    budget: int
+
+    def item(self, victim: Victim) -> bytes: ...
+
+
+class WeightAttack(Protocol):
+    """The victim's encoder after its weights were changed."""
+
+    name: str
+    access: Access
+    budget: int
+
+    def retrained(self, victim: Victim) -> Encoder: ...
+
+
+AnyAttack = TextAttack | ImageAttack | GalleryAttack | WeightAttack
 
 
 def halves(scenes: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +152,12 @@ def select(scenes: Scenes, rows: np.ndarray) -> Scenes:
 def galleries(encoder: Encoder, scenes: Scenes, batch_size: int, who: str) -> Galleries:
     """Embed all four items of every scene; `DataError` if an embedding is not finite."""
     return build_galleries(embed_scenes(encoder, scenes, batch_size), scenes, who)
+
+
+def tuning(encoder: Encoder, scenes: Scenes, batch_size: int, who: str) -> Tuning:
+    """What attacks may see of `scenes` under one model."""
+    embeddings = embed_scenes(encoder, scenes, batch_size)
+    return Tuning(scenes, embeddings, build_galleries(embeddings, scenes, who))
 
 
 def build_galleries(embeddings: Embeddings, scenes: Scenes, who: str) -> Galleries:

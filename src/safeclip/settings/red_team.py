@@ -43,7 +43,52 @@ class Overlay(Section):
     kind: Literal["overlay"]
 
 
-Attack = Annotated[Wording | Crop | Blur | Jpeg | Overlay, Field(discriminator="kind")]
+class SubstituteTokens(Section):
+    """Made-up words for those that give the caption away, sought through the embeddings."""
+
+    kind: Literal["substitute_tokens"]
+    budget: Positive = 30  # proposals a query
+
+
+class GradientTokens(Section):
+    """Harmless words appended, chosen by the gradient."""
+
+    kind: Literal["gradient_tokens"]
+    words: Positive = 3
+    steps: Positive = 6
+    candidates: Positive = 6  # tried a step
+
+
+class Pgd(Section):
+    """Pictures changed within a bound, up the gradient."""
+
+    kind: Literal["pgd"]
+    levels: Annotated[int, Field(ge=1, le=32)] = 4  # of 255, the most that a pixel changes
+    steps: Positive = 10
+
+
+class UniversalImage(Section):
+    """One picture that is tuned to come first for every safe caption."""
+
+    kind: Literal["universal_image"]
+    levels: Annotated[int, Field(ge=1, le=255)] = 32
+    steps: Positive = 80
+
+
+class Relearning(Section):
+    """Fine-tuning on unsafe pairs, the numbers of steps as attacks of their own."""
+
+    kind: Literal["relearning"]
+    steps: tuple[Positive, ...] = (1, 5, 20)
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Rate = 0.0001
+
+
+Tuned = GradientTokens | UniversalImage | Relearning
+"""Attacks that learn something on one half of the scenes and use it on the other."""
+Attack = Annotated[
+    Wording | Crop | Blur | Jpeg | Overlay | SubstituteTokens | Pgd | Tuned, Field(discriminator="kind")
+]
 CHEAP: tuple[Attack, ...] = (
     *(
         Wording(kind=kind)

@@ -19,11 +19,20 @@ from safeclip.lineage import evidence_digests
 from safeclip.outcomes import measured
 from safeclip.production import sha256
 from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.redteam.attacks import make_attack
+from safeclip.redteam.attacks import make_attacks
 from safeclip.redteam.measure import Attacked, Range
-from safeclip.redteam.queries import Query, Victim, galleries, halves, select, unsafe_queries
+from safeclip.redteam.queries import (
+    AnyAttack,
+    Query,
+    Victim,
+    galleries,
+    halves,
+    select,
+    tuning,
+    unsafe_queries,
+)
 from safeclip.redteam.summary import attack_line, outcome_rows
-from safeclip.settings.red_team import RedTeam
+from safeclip.settings.red_team import RedTeam, Tuned
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 
@@ -60,40 +69,64 @@ def _attack(
 ) -> tuple[list[Attacked], list[dict[str, str]]]:
     """Every attack that there are queries and unsafe items for; the others with the reason."""
     own = settings.red_team
-    reported, _ = halves(len(scenes), own.scenes)
+    reported, tuned = halves(len(scenes), own.scenes)
     ours = select(scenes, reported)
+    seen = (
+        select(scenes, tuned) if any(isinstance(how, Tuned) for how in own.attacks) and len(tuned) else None
+    )
     victims = [
-        Victim(name, encoder, galleries(encoder, ours, own.batch_size, name))
+        Victim(
+            name,
+            encoder,
+            galleries(encoder, ours, own.batch_size, name),
+            None if seen is None else tuning(encoder, seen, own.batch_size, name),
+        )
         for name, encoder in encoders.items()
     ]
-    firing = Range(victims, load_guard(), own.batch_size)
+    guard = load_guard()
+    firing = Range(victims, guard, own.batch_size)
     queries = {
         "text": unsafe_queries(ours, [concepts[row] for row in reported], ours.text_unsafe, own.queries),
         "image": unsafe_queries(ours, [concepts[row] for row in reported], ours.image_unsafe, own.queries),
     }
     attacked, skipped = [], []
     for how in own.attacks:
-        found = _run(firing, make_attack(how, settings.seed), queries, ours)
-        if isinstance(found, str):
-            skipped.append({"name": how.kind, "why": found})
-            print(f"{STAGE}: {how.kind} not measured ({found})", flush=True)
-        else:
-            attacked.append(found)
-            shares = {name: f"{found.success[name].mean():.3f}" for name in encoders}
-            print(f"{STAGE}: {how.kind}, unsafe first {shares}, n {len(found.queries)}", flush=True)
+        for attack in make_attacks(how, settings.seed, guard, own.batch_size):
+            why = _impossible(attack, queries, [ours, seen] if isinstance(how, Tuned) else [ours])
+            found = None if why else _run(firing, attack, queries, ours)
+            if found is None or not found.queries:
+                why = why or "the content guard destroyed every variant"
+                skipped.append({"name": attack.name, "why": why})
+                print(f"{STAGE}: {attack.name} not measured ({why})", flush=True)
+            else:
+                attacked.append(found)
+                shares = {name: f"{found.success[name].mean():.3f}" for name in encoders}
+                print(f"{STAGE}: {attack.name}, succeeds {shares}, n {len(found.queries)}", flush=True)
     return attacked, skipped
 
 
-def _run(firing: Range, attack: Any, queries: dict[str, list[Query]], scenes: Scenes) -> Attacked | str:
-    """What the attack achieved, or why it could not be measured."""
-    modality = "text" if hasattr(attack, "captions") else "image"
-    unsafe_items = scenes.image_unsafe if modality == "text" else scenes.text_unsafe
-    if not queries[modality]:
-        return f"no unsafe {'caption' if modality == 'text' else 'picture'} to ask for"
-    if not np.any(unsafe_items):
-        return "no unsafe item in the gallery"
-    found = (firing.text if modality == "text" else firing.image)(attack, queries[modality])
-    return found if found.queries else "the content guard destroyed every variant"
+def _impossible(attack: AnyAttack, queries: dict[str, list[Query]], needed: Sequence[Scenes | None]) -> str:
+    """Why an attack cannot be measured on this data, or nothing. `needed`: the halves that it looks at."""
+    pictures = hasattr(attack, "pictures")
+    if not queries["image" if pictures else "text"]:
+        return f"no unsafe {'picture' if pictures else 'caption'} to ask for"
+    for half in needed:
+        if half is None:
+            return "no second half of the scenes to tune on"
+        if not np.any(half.text_unsafe if pictures else half.image_unsafe):
+            return "no unsafe item in the gallery"
+    return ""
+
+
+def _run(firing: Range, attack: Any, queries: dict[str, list[Query]], scenes: Scenes) -> Attacked:
+    """Aim the attack at what it attacks: captions, pictures, the gallery or the weights."""
+    if hasattr(attack, "captions"):
+        return firing.text(attack, queries["text"])
+    if hasattr(attack, "pictures"):
+        return firing.image(attack, queries["image"])
+    if hasattr(attack, "item"):
+        return firing.gallery(attack, queries["text"])
+    return firing.weights(attack, queries["text"], scenes)
 
 
 def _metrics(attacked: Sequence[Attacked], table: pa.Table, how: Resampling) -> dict[str, Any]:

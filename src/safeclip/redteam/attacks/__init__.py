@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from safeclip.redteam.attacks import homoglyphs, leetspeak, misspelling, negation, paraphrase, word_order
+from safeclip.guard import Guard
+from safeclip.redteam.attacks import (
+    gradient_tokens,
+    homoglyphs,
+    leetspeak,
+    misspelling,
+    negation,
+    paraphrase,
+    pgd,
+    relearning,
+    substitute_tokens,
+    universal_image,
+    word_order,
+)
 from safeclip.redteam.attacks.alterations import AlteringAttack
 from safeclip.redteam.attacks.blur import blur
 from safeclip.redteam.attacks.crop import crop
 from safeclip.redteam.attacks.jpeg import jpeg
 from safeclip.redteam.attacks.overlay import overlay
 from safeclip.redteam.attacks.words import WordingAttack
-from safeclip.redteam.queries import ImageAttack, TextAttack
-from safeclip.settings.red_team import Attack, Blur, Crop, Jpeg, Wording
+from safeclip.redteam.queries import AnyAttack
+from safeclip.settings.red_team import (
+    Attack,
+    Blur,
+    Crop,
+    GradientTokens,
+    Jpeg,
+    Overlay,
+    Pgd,
+    Relearning,
+    SubstituteTokens,
+    UniversalImage,
+    Wording,
+)
 
 REWORDINGS = {
     "paraphrase": paraphrase.reword,
@@ -22,16 +47,28 @@ REWORDINGS = {
 }
 
 
-def make_attack(how: Attack, seed: int) -> TextAttack | ImageAttack:
-    """The attack that a section describes, with its randomness drawn from `seed`."""
+def make_attacks(how: Attack, seed: int, guard: Guard, batch_size: int) -> list[AnyAttack]:
+    """The attack that a section describes (several, where it has several budgets), seeded."""
     match how:
         case Wording():
-            return WordingAttack(how.kind, REWORDINGS[how.kind], how.tries, seed)
+            return [WordingAttack(how.kind, REWORDINGS[how.kind], how.tries, seed)]
         case Crop():
-            return AlteringAttack(how.kind, lambda picture, query: crop(picture, how.keep))
+            return [AlteringAttack(how.kind, lambda picture, query: crop(picture, how.keep))]
         case Blur():
-            return AlteringAttack(how.kind, lambda picture, query: blur(picture, how.radius))
+            return [AlteringAttack(how.kind, lambda picture, query: blur(picture, how.radius))]
         case Jpeg():
-            return AlteringAttack(how.kind, lambda picture, query: jpeg(picture, how.quality))
-        case _:
-            return AlteringAttack(how.kind, lambda picture, query: overlay(picture, " ".join(query.added)))
+            return [AlteringAttack(how.kind, lambda picture, query: jpeg(picture, how.quality))]
+        case Overlay():
+            return [AlteringAttack(how.kind, lambda picture, query: overlay(picture, " ".join(query.added)))]
+        case SubstituteTokens():
+            return [substitute_tokens.SubstituteTokens(how.budget, seed, guard)]
+        case GradientTokens():
+            return [gradient_tokens.GradientTokens(how.words, how.steps, how.candidates)]
+        case Pgd():
+            return [pgd.Pgd(how.levels, how.steps, batch_size)]
+        case UniversalImage():
+            return [universal_image.UniversalImage(how.levels, how.steps)]
+        case Relearning():
+            return [
+                relearning.Relearning(steps, how.batch_size, how.learning_rate, seed) for steps in how.steps
+            ]
