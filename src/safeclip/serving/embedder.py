@@ -22,6 +22,8 @@ from safeclip.serving.images import check_image, decode_base64
 from safeclip.serving.scoring import Scorer
 from safeclip.serving.towers import Towers
 
+TEXTS = 256
+"""At most so many in one batch."""
 PARITY = 1e-5
 """Largest difference of any vector component between packaging and serving."""
 
@@ -58,8 +60,14 @@ class Embedder:
 
     @torch.inference_mode()
     def texts(self, texts: list[str], base: bool = False) -> np.ndarray:
-        """Embeddings of checked texts, all in one batch."""
-        return self._towers[base].texts(self.encoder.tokenize(texts)).numpy()
+        """Embeddings of checked texts, in batches of like length."""
+        vectors = np.zeros((len(texts), self.encoder.embed_dim), np.float32)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for start in range(0, len(order), TEXTS):
+            rows = order[start : start + TEXTS]
+            tokens = self.encoder.tokenize([texts[row] for row in rows])
+            vectors[rows] = self._towers[base].texts(tokens).numpy()
+        return vectors
 
     @torch.inference_mode()
     def images(self, pixels: list[Tensor], base: bool = False) -> np.ndarray:
