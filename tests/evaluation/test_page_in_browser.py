@@ -42,8 +42,11 @@ CONTRAST = """() => {
 def full_page(evidence: dict) -> str:
     """Everything that a page can hold, at the size of a real run."""
     reason = "candidate - 0.5 * base = -0.249; upper end -0.216 <= 0; unsafe captions must retrieve less harm"
-    rules = [rule("broken", False), *(rule(f"rule_{number}", True, why=reason) for number in range(20))]
-    evidence["verdict"] |= {"rules": rules, "digests": {f"digest {number}": "ab" * 32 for number in range(6)}}
+    rules = [rule("broken", False), *(rule(f"rule_{number}", True, why=reason) for number in range(28))]
+    evidence["verdict"] |= {
+        "rules": rules,
+        "digests": {f"digest {number}": "ab" * 32 for number in range(24)},
+    }
     evidence["metrics"]["production"] = {"zeroshot": {"top1": 0.5}}
     evidence["metrics"]["intervals"] |= {"production": tree(0.2, 0.9), "change_production": tree(0.1, 0.05)}
     figures = {"base": spread(0.9), "candidate": spread(0.2), "change": spread(-0.7)}
