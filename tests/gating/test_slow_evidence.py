@@ -21,6 +21,10 @@ from safeclip.outcomes import SLICED_OUTCOMES, Measured, measured
 from safeclip.production import sha256
 from safeclip.records import OUTCOMES, write_table
 from safeclip.settings.gate import Gate, Rule
+from safeclip.settings.project import Settings
+from safeclip.stages.audit import audit
+from safeclip.stages.red_team import red_team
+from tests.audit.test_audit import lay_out
 from tests.gating.evidence import GOOD, SEED, share
 
 MODELS = {"base_model": "m0", "candidate_model": "m1", "data": "d", "judge": "j"}
@@ -222,3 +226,21 @@ def test_a_gap_over_different_items_fails(root: Path) -> None:
     )
     result = check_rule(GAP, evidence.found | {GAP.metric: fewer}, evidence.metrics, False, Resampling(SEED))
     assert "not measured on the same items" in result.why
+
+
+def test_what_the_stages_write_is_what_the_gate_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, 40, unsafe=True)
+    monkeypatch.chdir(tmp_path)
+    small = {"bootstrap": 100}
+    settings = Settings.model_validate({"red_team": small | {"scenes": 20}, "audit": small})
+    red_team(settings)
+    audit(settings)
+    (tmp_path / "production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
+    write_stage(tmp_path, "evaluate", {name: parts[:2] for name, parts in GOOD.items()})
+    stated = json.loads(Path("results/audit/metrics.json").read_text())["digests"]
+    rewrite(tmp_path, "evaluate", lambda m: m["digests"].update({name: stated[name] for name in MODELS}))
+    found = lines(tmp_path)
+    for core in ("core_digests", "core_metrics", "core_intervals"):
+        assert found[core]["passed"], found[core]["why"]

@@ -47,7 +47,7 @@ def read_evidence(root: Path = Path()) -> Evidence:
 
 def _joined(evidence: Evidence, stage: str, folder: Path) -> Evidence:
     """`evidence` with a further stage's outcomes and numbers; its digests carry the stage's name."""
-    found = measured(read_table(folder / OUTCOMES_FILE.name, OUTCOMES))
+    found = measured(_counted_once(read_table(folder / OUTCOMES_FILE.name, OUTCOMES)))
     metrics = _read_metrics(folder / METRICS.name)
     foreign = [name for name in found if not _own_name(name).startswith(f"{stage}.")]
     if foreign:
