@@ -10,6 +10,7 @@ from safeclip.settings.audit import Audit
 from safeclip.settings.embed_teacher import EmbedTeacher
 from safeclip.settings.evaluate import Evaluate
 from safeclip.settings.finetune import Finetune
+from safeclip.settings.fit_probes import FitProbes
 from safeclip.settings.gate import Gate
 from safeclip.settings.generate import Generate
 from safeclip.settings.label_safety import LabelSafety
@@ -44,6 +45,7 @@ class Settings(Section):
     generate: Generate = Generate()
     red_team: RedTeam = RedTeam()
     audit: Audit = Audit()
+    fit_probes: FitProbes = FitProbes()
     gate: Gate = Gate()
     report: Report = Report()
     package: Package = Package()

@@ -17,6 +17,7 @@ from safeclip.encoders.lora import load_candidate
 from safeclip.errors import DataError
 from safeclip.records import read_dataset
 from safeclip.registry.scoring import Labelled, fit_probe
+from safeclip.settings.fit_probes import FitProbes
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.training.objectives import Quadruplets
@@ -25,10 +26,13 @@ from safeclip.training.teacher import embed_quadruplets, read_teacher
 TEACHER = RESULTS / "embed_teacher"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 SPLITS = ("train", "val")  # test is evaluate's alone
-BATCH = 256
 
 
-def fit_probes(settings: StageSettings) -> None:
+class Settings(StageSettings):
+    fit_probes: FitProbes = FitProbes()
+
+
+def fit_probes(settings: Settings) -> None:
     """Write results/fit_probes/probes.json: the candidate's digest and the Bento's scoring, or its fault.
 
     Data on which no probe can be measured do not stop the chain: the gate needs none, `package` refuses.
@@ -37,7 +41,7 @@ def fit_probes(settings: StageSettings) -> None:
     candidate = load_candidate(base, ADAPTER)
     found: dict[str, Any] = {"candidate": candidate.digest}
     try:
-        found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings.seed)
+        found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings)
     except DataError as error:
         found["fault"] = str(error)
         print(f"fit_probes: {error}", flush=True)
@@ -45,14 +49,15 @@ def fit_probes(settings: StageSettings) -> None:
         write_json(out / "probes.json", found)
 
 
-def _scoring(candidate: Encoder, teacher_digest: str, seed: int) -> dict[str, Any]:
+def _scoring(candidate: Encoder, teacher_digest: str, settings: Settings) -> dict[str, Any]:
     """Probes of both modalities: safe captions and pictures count as safe, generated ones as labelled."""
     tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
     embedded = {
         split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
         for split, table in tables.items()
     }
-    moved = {split: embed_quadruplets(candidate, table, BATCH) for split, table in tables.items()}
+    batch = settings.fit_probes.batch_size
+    moved = {split: embed_quadruplets(candidate, table, batch) for split, table in tables.items()}
     categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
     scoring = {}
     for modality in ("text", "image"):
@@ -62,7 +67,7 @@ def _scoring(candidate: Encoder, teacher_digest: str, seed: int) -> dict[str, An
             _labelled(tables[name], np.hstack([base[name], served[name]]), modality) for name in base
         )
         shifts = 1 - (base["val"] * served["val"]).sum(axis=1)
-        scoring[modality] = fit_probe(train, val, shifts, categories, seed)
+        scoring[modality] = fit_probe(train, val, shifts, categories, settings.seed)
     return scoring
 
 
@@ -80,4 +85,4 @@ def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(fit_probes, StageSettings)
+    main(fit_probes, Settings)

@@ -1,7 +1,7 @@
 """The evaluation's own metrics on the validation rows, by the rows' labels (truth is the judge's alone).
 
 Both directions: t2i asks with text for pictures, i2t with pictures for text. What each metric means stands
-in `evaluation.retrieval`. Zero-shot is measured by whoever has the pictures: `loop.finetune` is given it.
+in `evaluation.retrieval`. Zero-shot is not looked at: its pictures belong to the report.
 """
 
 from __future__ import annotations
