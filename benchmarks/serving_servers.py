@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 from serving_load import Side, caption, encoded_photo, photo
+
+from safeclip.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-bench" / "bin" / "infinity_emb"
@@ -122,8 +125,10 @@ def _work(folder: str) -> None:
 def _server(command: list[str], env: dict[str, str], log: Path, ready: str) -> Iterator[int]:
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, env={**os.environ, **ONE_THREAD, **env}, stdout=sink, stderr=sink, start_new_session=True
-        )
+            command, env={**os.environ, **ONE_THREAD, **env}, stdout=sink, stderr=sink,
+            start_new_session=True,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # a killed benchmark leaves no server
+        )  # fmt: skip
     try:
         _wait(process, ready, log)
         yield process.pid

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from safeclip.picturebook.drawing import draw
+from safeclip.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 TAR = Path("results/package/safeclip-embedder.tar")
@@ -193,8 +195,9 @@ def served(target: str, env: dict[str, str], folder: Path) -> Iterator[tuple[str
     command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, env=env, cwd=folder, stdout=sink, stderr=sink, start_new_session=True
-        )
+            command, env=env, cwd=folder, stdout=sink, stderr=sink, start_new_session=True,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),  # killed tests leave no server
+        )  # fmt: skip
     try:
         wait_ready(f"http://127.0.0.1:{port}", process, log)
         yield f"http://127.0.0.1:{port}", process
