@@ -96,7 +96,7 @@ def test_without_a_diffusion_model_it_is_not_measured(project: Path) -> None:
     metrics = json.loads((project / "results/generate/metrics.json").read_text())
     assert metrics == {
         "measured": False,
-        "why": "data/diffusion: no such folder; the data set holds no diffusion model",
+        "why": "data/diffusion: no model_index.json; the data set holds no diffusion model",
     }
 
 

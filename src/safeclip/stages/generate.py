@@ -44,8 +44,8 @@ class Settings(StageSettings):
 def generate(settings: Settings) -> None:
     """results/generate/metrics.json and grids; `measured: false` where there is no diffusion model."""
     model = settings.generate.diffusers.model
-    if Path(model).is_relative_to(settings.data.path) and not Path(model).is_dir():
-        why = f"{model}: no such folder; the data set holds no diffusion model"
+    if Path(model).is_relative_to(settings.data.path) and not (Path(model) / "model_index.json").is_file():
+        why = f"{model}: no model_index.json; the data set holds no diffusion model"
         with output(STAGE) as out:
             write_json(out / "metrics.json", {"measured": False, "why": why})
         print(f"{STAGE}: not measured ({why})", flush=True)
