@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from threadpoolctl import threadpool_limits
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
@@ -41,7 +42,8 @@ def fit_probes(settings: Settings) -> None:
     candidate = load_candidate(base, ADAPTER)
     found: dict[str, Any] = {"candidate": candidate.digest}
     try:
-        found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings)
+        with threadpool_limits(settings.compute.threads):  # sums of linear algebra change with them
+            found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings)
     except DataError as error:
         found["fault"] = str(error)
         print(f"fit_probes: {error}", flush=True)
