@@ -15,6 +15,7 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
     return run_tiny_chain(tmp_path_factory.mktemp("chain") / "project")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers a file stays on one; so does all that reads the tiny chain, which runs once."""
     for item in items:
