@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -19,11 +18,10 @@ from safeclip.errors import DataError
 from safeclip.evaluation.scenes import Scenes
 from safeclip.picturebook.drawing import draw, paint_placed
 from safeclip.production import sha256
-from safeclip.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.settings.project import Settings
 from safeclip.stages.audit import audit
-from tests.training.adapters import write_adapter
-from tests.training.tiny import tiny_encoder, tiny_table
+from tests.results import lay_out
+from tests.training.tiny import tiny_encoder
 
 SMALL = {"audit": {"pictures": 4, "saliency_pictures": 2, "saliency_steps": 2, "bootstrap": 100}}
 
@@ -134,27 +132,10 @@ def test_saliency_shares_add_up_and_follow_the_masks() -> None:
     assert line["area"] == {"glyph": 0.5, "marker": 0.25, "rest": 0.25}
 
 
-def lay_out(root: Path, rows: int, unsafe: bool) -> None:
-    encoder = tiny_encoder(root / "data" / "base_encoder")
-    write_adapter(encoder, root / "results/finetune/adapter.safetensors", seed=3)
-    table = tiny_table(rows, "test")
-    table = table.set_column(
-        table.schema.get_field_index("image_model"), "image_model", [["picturebook"] * rows]
-    )
-    write_table(root / "results/validate_data/dataset/test-00000.parquet", table, QUADRUPLETS)
-    truth = [
-        {"id": row, "text_unsafe": unsafe and at % 2 == 0, "image_unsafe": unsafe and at % 2 == 0}
-        for at, row in enumerate(table["id"].to_pylist())
-    ]
-    write_table(
-        root / "results/render_images/truth.parquet", pa.Table.from_pylist(truth, schema=TRUTH), TRUTH
-    )
-
-
 def test_the_stage_writes_groups_gap_saliency_and_figure_the_same_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, 10, unsafe=True)
+    lay_out(tmp_path, [True, False] * 5)
     monkeypatch.chdir(tmp_path)
     audit(Settings.model_validate(SMALL))
     out = tmp_path / "results" / "audit"
@@ -172,7 +153,7 @@ def test_the_stage_writes_groups_gap_saliency_and_figure_the_same_twice(
 def test_a_split_without_unsafe_pictures_is_audited_as_far_as_it_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, 1, unsafe=False)
+    lay_out(tmp_path, [False])
     monkeypatch.chdir(tmp_path)
     audit(Settings.model_validate(SMALL))
     metrics = json.loads((tmp_path / "results/audit/metrics.json").read_text())

@@ -11,10 +11,9 @@ import pytest
 from safeclip.evaluation.report.lookups import lookups
 from safeclip.evaluation.report.page import Findings, make_report
 from safeclip.gating.compare import Difference
-from tests.evaluation.test_report import evidence, picture, rule, spread, tree
+from tests.evaluation.page_evidence import picture, rule, spread, tree
 from tests.servers import not_run
 
-__all__ = ["evidence"]  # the fixture
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CONTRAST = """() => {
   const rgb = text => (text.match(/[\\d.]+/g) || []).map(Number);

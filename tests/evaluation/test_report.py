@@ -1,93 +1,16 @@
 """The reviewer's page: verdict first, every rule told, nothing loaded, nothing invented."""
 
-import csv
 import html
-import io
-import json
 import re
-from pathlib import Path
 
-import pytest
-from PIL import Image
-
-from safeclip.errors import DataError
 from safeclip.evaluation.report.measures import measures
 from safeclip.evaluation.report.page import Findings, learning_curves
 from safeclip.evaluation.report.page import make_report as make_page
 from safeclip.evaluation.report.slices import slices
 from safeclip.gating.compare import Difference
-from safeclip.production import sha256
-from safeclip.records import QUADRUPLETS, write_table
-from safeclip.settings.project import Settings
-from safeclip.stages.report import report
+from tests.evaluation.page_evidence import rule, spread, tree
 
 HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'
-
-
-def spread(estimate: float, n: int = 2000, width: float = 0.02) -> dict:
-    return {"n": n, "estimate": estimate, "low": estimate - width, "high": estimate + width}
-
-
-def tree(harm: float, recall: float) -> dict:
-    """Intervals of one model as metrics.json nests them."""
-    both = {
-        "unsafe": {"harmful_top1": spread(harm), "redirection": spread(1 - harm), "r5": spread(1 - harm)},
-        "safe": {"r1": spread(recall), "r5": spread(recall), "preference": spread(recall)},
-        "generated_safe": {"over_redirection": spread(0.1, 300)},
-    }
-    categories = {
-        name: {
-            "retrieval": {
-                way: {"unsafe": {"harmful_top1": spread(harm + add, 200)}} for way in ("t2i", "i2t")
-            }
-        }
-        for name, add in (("hate", 0.0), ("violence", 0.1))
-    }
-    return {
-        "retrieval": {"t2i": both, "i2t": both},
-        "zeroshot": {"top1": spread(0.6, 600)},
-        "categories": categories,
-    }
-
-
-def rule(name: str, passed: bool, **numbers) -> dict:
-    base = {"estimate": -0.4, "low": -0.45, "high": -0.35, "bound": 0.0, "n": 1700}
-    words = {"metric": "retrieval.t2i.unsafe.harmful_top1", "against": "base", "why": f"why of {name}"}
-    return {"id": name, "passed": passed, **words, **base, **numbers}
-
-
-def picture(side: int = 40) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), "#aabbcc").save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def evidence() -> dict:
-    change = tree(-0.6, -0.01)
-    change["zeroshot"]["top1"] = spread(-0.1, 600)
-    unmeasured = {"estimate": None, "low": None, "high": None, "n": 0}
-    return {
-        "title": "a candidate",
-        "verdict": {
-            "passed": False,
-            "rules": [rule("kept", True), rule("broken", False), rule("never", True, **unmeasured)],
-            "digests": {"candidate_adapter": "abc123"},
-        },
-        "metrics": {
-            "candidate": {}, "base": {}, "production": None, "n": {"scenes": 2000, "zeroshot": 600},
-            "intervals": {"candidate": tree(0.3, 0.95), "base": tree(0.9, 0.96), "change": change},
-        },
-        "data": {
-            "rows": {"in": 75, "out": 69, "quarantined": 5, "destroyed": 1},
-            "splits": {"train": 40, "val": 9, "test": 20},
-            "expectations": [{"passed": True}],
-            "label_states": {"train": {"both_unsafe": 0.7, "neither_unsafe": None}},
-            "quarantine": {"validate_data": {"image score is outside 0 to 1": 2}},
-        },
-        "history": [{"step": 1.0 * s, "total_loss": 2.0 / s, "val_harmful_t2i": None} for s in range(1, 9)],
-        "pictures": {"unsafe prompts": picture()},
-    }  # fmt: skip
 
 
 def make_report(title: str, **findings) -> str:
@@ -283,104 +206,3 @@ def test_curves_leave_out_steps_without_validation():
     assert loss.count("<polyline") == 1
     assert len(re.search(r'points="([^"]+)"', validation).group(1).split()) == 1
     assert learning_curves([]) == []
-
-
-@pytest.fixture
-def results(evidence, tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for stage, name, key in (
-        ("gate", "verdict.json", "verdict"),
-        ("evaluate", "metrics.json", "metrics"),
-        ("validate_data", "summary.json", "data"),
-    ):
-        folder = Path("results") / stage
-        folder.mkdir(parents=True)
-        (folder / name).write_text(json.dumps(evidence[key]))
-    item = {"id": "a", "side": "generated", "unsafe": True}
-    line = {"query": item, "found": {"base": [item], "candidate": [item]}}
-    Path("results/evaluate/retrieved.json").write_text(json.dumps({"unsafe_t2i": [line]}))
-    row = {
-        "id": "a",
-        "split": "test",
-        "caption_safe": "a dog",
-        "caption_generated": "SECRET",
-        "categories": ["hate"],
-    }
-    row |= {"image_safe": picture(), "image_generated": picture(), "concept": "hate"}
-    write_table(Path("results/validate_data/dataset/test-00000.parquet"), [row], QUADRUPLETS)
-    Path("production.json").write_text('{"assigned": false}')
-    Path("results/finetune").mkdir()
-    with Path("results/finetune/history.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(evidence["history"][0]))
-        writer.writeheader()
-        writer.writerows(evidence["history"])
-    return Path("results")
-
-
-def test_the_stage_writes_the_same_page_twice(results, evidence):
-    report(Settings())
-    first = (results / "report/index.html").read_bytes()
-    report(Settings())
-    assert (results / "report/index.html").read_bytes() == first
-    assert b"Failed: 2 of 3 rules hold" in first
-
-
-@pytest.mark.parametrize(
-    ("path", "stage"),
-    [
-        ("gate/verdict.json", "gate"),
-        ("evaluate/metrics.json", "evaluate"),
-        ("finetune/history.csv", "finetune"),
-    ],
-)
-def test_a_missing_or_broken_input_names_the_stage_to_run(results, path, stage):
-    (results / path).write_text("step,total_loss\n1,?\n")
-    with pytest.raises(DataError, match=f"run the stage {stage}"):
-        report(Settings())
-    (results / path).unlink()
-    with pytest.raises(DataError, match=f"run the stage {stage}"):
-        report(Settings())
-    assert not (results / "report").exists()
-
-
-def test_metrics_that_the_gate_did_not_judge_are_not_shown(results, evidence):
-    judged = evidence["verdict"] | {"digests": {"metrics": sha256(results / "evaluate/metrics.json")}}
-    (results / "gate/verdict.json").write_text(json.dumps(judged))
-    report(Settings())
-    (results / "evaluate/metrics.json").write_text(json.dumps(evidence["metrics"]) + " ")
-    with pytest.raises(DataError, match="not the file that the gate judged; run the stage gate"):
-        report(Settings())
-
-
-def test_the_rules_of_production_are_read_from_its_record(results):
-    digests = '{"adapter": "00"}'
-    head = f'"assigned": true, "version": "v1.2.0", "adapter": "a", "digests": {digests}'
-    Path("production.json").write_text("{" + head + "}")
-    report(Settings())
-    assert "are not on record" in (results / "report/index.html").read_text()
-    gate = {
-        "rules": [{"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}]
-    }
-    Path("production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
-    report(Settings())
-    assert "Rule loosened since production: gone (removed)." in (results / "report/index.html").read_text()
-    Path("production.json").write_text("{" + head + ', "gate": {"rules": 3}}')
-    with pytest.raises(DataError, match=r"production\.json: `gate` holds no rules"):
-        report(Settings())
-
-
-@pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
-def test_a_broken_frontier_file_is_named(results, text):
-    Path("docs").mkdir()
-    Path("docs/frontier.json").write_text(text)
-    with pytest.raises(DataError, match=r"docs/frontier\.json: not the points of a frontier"):
-        report(Settings())
-
-
-@pytest.mark.parametrize("uncover", [True, False])
-def test_the_page_holds_the_unsafe_text_only_if_it_may_be_uncovered(results, uncover):
-    report(Settings.model_validate({"report": {"uncover": uncover}}))
-    page = (results / "report/index.html").read_text()
-    assert "[unsafe caption: hate]" in page
-    assert ("SECRET" in page) is uncover
-    assert ("Show what is unsafe for query 1" in page) is uncover

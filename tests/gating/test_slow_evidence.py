@@ -24,8 +24,8 @@ from safeclip.settings.gate import Gate, Rule
 from safeclip.settings.project import Settings
 from safeclip.stages.audit import audit
 from safeclip.stages.red_team import red_team
-from tests.audit.test_audit import lay_out
 from tests.gating.evidence import GOOD, SEED, share
+from tests.results import lay_out
 
 MODELS = {"base_model": "m0", "candidate_model": "m1", "data": "d", "judge": "j"}
 LEET = Rule(
@@ -231,7 +231,7 @@ def test_a_gap_over_different_items_fails(root: Path) -> None:
 def test_what_the_stages_write_is_what_the_gate_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, 40, unsafe=True)
+    lay_out(tmp_path, [True, False] * 20)
     monkeypatch.chdir(tmp_path)
     small = {"bootstrap": 100}
     settings = Settings.model_validate({"red_team": small | {"scenes": 20}, "audit": small})

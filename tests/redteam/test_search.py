@@ -20,11 +20,11 @@ from safeclip.redteam.attacks.tuning import colour_scale, margin
 from safeclip.redteam.attacks.universal_image import UniversalImage
 from safeclip.redteam.measure import Range
 from safeclip.redteam.queries import Query, Victim, galleries, tuning, unsafe_queries
-from tests.redteam.test_stage import truth_of
+from tests.results import truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
 ROWS = 10
-SCENES = judged_scenes(tiny_table(ROWS, "test"), truth_of(tiny_table(ROWS, "test")))
+SCENES = judged_scenes(tiny_table(ROWS, "test"), truth_of(tiny_table(ROWS, "test"), [True] * ROWS))
 QUERIES = unsafe_queries(SCENES, ["weapons"] * ROWS, SCENES.text_unsafe, 4)
 
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -18,14 +17,14 @@ from safeclip.evaluation.scenes import Embeddings, judged_scenes
 from safeclip.guard import load_guard
 from safeclip.intervals import Resampling
 from safeclip.production import sha256
-from safeclip.records import OUTCOMES, QUADRUPLETS, TRUTH, read_table, write_table
+from safeclip.records import OUTCOMES, read_table
 from safeclip.redteam.measure import Range, first_is_unsafe
 from safeclip.redteam.queries import Access, Galleries, Query, Victim, build_galleries, halves
 from safeclip.redteam.summary import attack_line
 from safeclip.settings.project import Settings
 from safeclip.stages.red_team import red_team
 from tests.redteam.material import query
-from tests.training.adapters import write_adapter
+from tests.results import lay_out, truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
 SMALL = {"red_team": {"scenes": 12, "queries": 6, "bootstrap": 100}}
@@ -99,7 +98,7 @@ def test_ties_count_against_the_model() -> None:
 def test_embeddings_that_are_no_numbers_are_named() -> None:
     broken = torch.ones(3, 4)
     broken[1] = torch.nan
-    scenes = judged_scenes(tiny_table(3, "test"), truth_of(tiny_table(3, "test")))
+    scenes = judged_scenes(tiny_table(3, "test"), truth_of(tiny_table(3, "test"), [True] * 3))
     with pytest.raises(DataError, match="base, image_safe: embedding 1 is not finite"):
         build_galleries(
             Embeddings(torch.ones(3, 4), torch.ones(3, 4), broken, torch.ones(3, 4)), scenes, "base"
@@ -113,23 +112,10 @@ def test_halves_share_no_scene(scenes: int, sizes: tuple[int, int]) -> None:
     assert not set(reported) & set(tuned)
 
 
-def truth_of(table: pa.Table, unsafe: bool | None = True) -> pa.Table:
-    rows = [{"id": row, "text_unsafe": unsafe, "image_unsafe": unsafe} for row in table["id"].to_pylist()]
-    return pa.Table.from_pylist(rows, schema=TRUTH)
-
-
-def lay_out(root: Path, rows: int, unsafe: bool) -> None:
-    encoder = tiny_encoder(root / "data" / "base_encoder")
-    write_adapter(encoder, root / "results" / "finetune" / "adapter.safetensors", seed=3)
-    table = tiny_table(rows, "test")
-    write_table(root / "results/validate_data/dataset/test-00000.parquet", table, QUADRUPLETS)
-    write_table(root / "results/render_images/truth.parquet", truth_of(table, unsafe), TRUTH)
-
-
 def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, 24, unsafe=True)
+    lay_out(tmp_path, [True] * 24)
     monkeypatch.chdir(tmp_path)
     red_team(Settings.model_validate(SMALL))
     out = tmp_path / "results" / "red_team"
@@ -149,7 +135,7 @@ def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
 def test_where_nothing_is_unsafe_nothing_is_claimed(
     rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, rows, unsafe=False)
+    lay_out(tmp_path, [False] * rows)
     monkeypatch.chdir(tmp_path)
     red_team(Settings.model_validate(SMALL))
     metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())

@@ -78,17 +78,16 @@ def test_an_unsigned_tag_does_not_count(project: Project) -> None:
         production(project.root)
 
 
-def test_a_tag_of_an_unknown_key_does_not_count(project: Project) -> None:
+def forge(project: Project, reviewer: str, key: str) -> None:
+    """A second production tag that names `reviewer`, signed with the key of `key`."""
     first = promoted(project)
-    said = {
-        "kind": "promote",
-        "version": "v9.0.0",
-        "reviewer": "alice@example.org",
-        "reason": "x",
-        "digests": {},
-    }
-    tag = promotion._tag(project.root, "safeclip#prod#2", first.commit, said, project.key("mallory"))
+    said = {"kind": "promote", "version": "v9.0.0", "reviewer": reviewer, "reason": "x", "digests": {}}
+    tag = promotion._tag(project.root, "safeclip#prod#2", first.commit, said, project.key(key))
     git(project.root, "update-ref", "refs/tags/safeclip#prod#2", tag)
+
+
+def test_a_tag_of_an_unknown_key_does_not_count(project: Project) -> None:
+    forge(project, "alice@example.org", "mallory")
     with pytest.raises(RegistryError, match="not signed by a reviewer"):
         production(project.root)
 
@@ -103,16 +102,7 @@ def test_an_old_tag_under_a_new_name_does_not_count(project: Project) -> None:
 
 
 def test_a_reviewer_cannot_sign_in_anothers_name(project: Project) -> None:
-    first = promoted(project)
-    said = {
-        "kind": "promote",
-        "version": "v2.0.0",
-        "reviewer": "bob@example.org",
-        "reason": "x",
-        "digests": {},
-    }
-    tag = promotion._tag(project.root, "safeclip#prod#2", first.commit, said, project.key("alice"))
-    git(project.root, "update-ref", "refs/tags/safeclip#prod#2", tag)
+    forge(project, "bob@example.org", "alice")
     with pytest.raises(RegistryError, match=r"it names bob@example.org, but alice@example.org signed it"):
         production(project.root)
 
