@@ -18,7 +18,13 @@ LIMITS = Limits(max_words=40, min_side=32, max_side=128)
 @pytest.fixture
 def plan(tmp_path: Path) -> Callable[..., ImportPlan]:
     def make(source: Path, **changes: Any) -> ImportPlan:
-        given = {"out": tmp_path / "made", "check_fit": False, "val": 0.2, "test": 0.3}
+        given = {
+            "out": tmp_path / "made",
+            "work": tmp_path.with_name(f"{tmp_path.name}-work"),
+            "check_fit": False,
+            "val": 0.2,
+            "test": 0.3,
+        }
         return ImportPlan(
             source=source, base=PROJECT / "data", limits=LIMITS, near_levels=3.0, **(given | changes)
         )

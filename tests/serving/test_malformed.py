@@ -130,11 +130,12 @@ def bodies() -> Iterator[tuple[str, bytes]]:
         "k": 3,
         "texts": [],
         "images": [],
-        "with_base": None,
+        "with_base": False,
     }
+    right = [("k", 3), ("with_base", True)]  # what is wrong elsewhere and right here
     for route, names in fields.items():
         for name in names:
-            for value in wrong:
+            for value in (value for value in wrong if (name, value) not in right):
                 body = {other: good[other] for other in names if other != name} | {name: value}
                 yield route, json.dumps(body).encode()
     for data in bad_images().values():

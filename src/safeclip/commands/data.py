@@ -28,14 +28,24 @@ def import_(options: argparse.Namespace) -> int:
     from safeclip.importing.dataset import REPORT, ImportPlan, import_data
     from safeclip.importing.report import spoken
     from safeclip.importing.rows import Limits
+    from safeclip.pipeline.graph import project_root
+    from safeclip.scratch import WORK
+    from safeclip.settings.project import load_settings
 
-    base, limits, near_levels, seed = _project(options)
+    root = project_root()
+    settings = load_settings(root / "params.yaml")
+    bounds = settings.validate_data
     plan = ImportPlan(
         source=options.source,
         out=options.out,
-        base=base,
-        limits=Limits(*limits, max_side=options.max_side),
-        near_levels=near_levels,
+        base=options.base or root / settings.data.path,
+        work=root / WORK / "import",
+        limits=Limits(
+            max_words=options.max_words or bounds.max_caption_words,
+            min_side=options.min_side or bounds.min_image_side,
+            max_side=options.max_side,
+        ),
+        near_levels=bounds.near_duplicate_levels,
         images=options.images,
         zeroshot=options.zeroshot,
         val=options.val,
@@ -43,7 +53,8 @@ def import_(options: argparse.Namespace) -> int:
         max_rejected=options.max_rejected,
         check_fit=not options.no_fit_check,
         drop_suspects=options.drop_suspects,
-        seed=seed,
+        seed=settings.seed,
+        workers=settings.compute.workers,
     )
     done = import_data(plan)
     print("\n".join(spoken(done.remarks)))
@@ -94,18 +105,6 @@ def purge(options: argparse.Namespace) -> int:
     done = delete(project_root(), older_than=options.older_than, dry_run=options.dry_run)
     print("\n".join(lines(done, dry_run=options.dry_run)))
     return 0
-
-
-def _project(options: argparse.Namespace) -> tuple[Path, tuple[int, int], float, int]:
-    """The data folder to take the other parts from, and what validation will hold the rows to."""
-    from safeclip.pipeline.graph import project_root
-    from safeclip.settings.project import load_settings
-
-    root = project_root()
-    settings = load_settings(root / "params.yaml")
-    bounds = settings.validate_data
-    limits = (options.max_words or bounds.max_caption_words, options.min_side or bounds.min_image_side)
-    return options.base or root / settings.data.path, limits, bounds.near_duplicate_levels, settings.seed
 
 
 def _add_import(topics: Commands) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.errors import DataError
 from safeclip.guard import load_guard
+from safeclip.importing.decoding import Decoder, decode_all
 from safeclip.importing.report import Remark, report_lines
 from safeclip.importing.rows import IMAGES, Collected, Limits, Row, collect
 from safeclip.importing.sources import find_sources, read_items
@@ -34,11 +36,13 @@ OWN = ("captions.jsonl", IMAGES, REPORT, PICTURES, PROMPTS)
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What to import and how. `base` is the data folder that the other parts are taken over from."""
+    """What to import and how. `base` is the data folder that the other parts are taken over from; in `work`
+    decoded pictures lie until the import is done."""
 
     source: Path
     out: Path
     base: Path
+    work: Path
     limits: Limits
     near_levels: float
     images: Path | None = None
@@ -49,6 +53,12 @@ class ImportPlan:
     check_fit: bool = True
     drop_suspects: bool = False
     seed: int = 2311
+    workers: int = 1
+
+    @property
+    def scratch(self) -> Path:
+        """Of imports into this `out`."""
+        return self.work / hashlib.sha256(str(self.out.resolve()).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -68,14 +78,17 @@ def import_data(plan: ImportPlan) -> Imported:
     taxonomy, guard = load_taxonomy(plan.base / "taxonomy.yaml"), load_guard()
     encoder = load_encoder(plan.base / ENCODER) if plan.check_fit else None
     with _whole(plan.out) as folder:
-        items = tqdm(read_items(sources, plan.images), unit=" items", desc="import", disable=None)
-        collected = collect(items, folder, plan.limits, guard)
+        decoder = Decoder(plan.limits.min_side, plan.limits.max_side, plan.scratch)
+        decoded = decode_all(read_items(sources, plan.images), decoder, plan.workers)
+        items = tqdm(decoded, unit=" items", desc="import", disable=None)
+        collected = collect(items, folder, plan.limits.max_words, guard)
         _judge(collected, plan)
         _suspect(collected, plan, folder, taxonomy, encoder)
         splits = _split(collected, plan)
         _write(folder, collected, splits, plan)
         counts = {split: splits.count(split) for split in SPLITS}
         _check_splits(counts)
+    shutil.rmtree(plan.scratch)
     return Imported(counts, collected.remarks, collected.items)
 
 

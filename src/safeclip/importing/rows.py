@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from safeclip.guard import Guard
+from safeclip.importing.decoding import Decoded
 from safeclip.importing.items import Item, ItemFault
-from safeclip.importing.pictures import Picture, accept
+from safeclip.importing.pictures import Picture
 from safeclip.importing.report import Outcome, Remark, shown
 from safeclip.importing.words import fit_caption
 
@@ -52,39 +53,42 @@ class Collected:
     _pixels: dict[str, str] = field(default_factory=dict)
     _captions: set[str] = field(default_factory=set)
 
-    def add(self, item: Item, folder: Path, limits: Limits, guard: Guard) -> None:
+    def add(self, item: Item, decoded: Decoded, folder: Path, max_words: int, guard: Guard) -> None:
         """Take one item in, or note why not."""
         self.items += 1
         name = shown(item.name)
         try:
-            self._take(item, name, folder, limits, guard)
+            self._take(item, decoded, name, folder, max_words, guard)
         except ItemFault as fault:
             self.remarks.append(Remark(name, "rejected", str(fault)))
 
-    def _take(self, item: Item, name: str, folder: Path, limits: Limits, guard: Guard) -> None:
+    def _take(
+        self, item: Item, decoded: Decoded, name: str, folder: Path, max_words: int, guard: Guard
+    ) -> None:
         if item.fault is not None:
             raise ItemFault(item.fault)
         row_id = make_id(item.key)
         if row_id in self._ids:
             raise ItemFault(f"repeats the item {self._ids[row_id]}")
-        picture = accept(item.read(), item.name, min_side=limits.min_side, max_side=limits.max_side)
-        if picture.pixels in self._pixels:
-            raise ItemFault(f"is the same picture as {self._pixels[picture.pixels]}")
-        caption, note = self._caption(item, limits, guard)
-        image = f"{IMAGES}/{row_id}{picture.suffix}"
-        (folder / image).write_bytes(picture.data)
-        self._ids[row_id] = self._pixels[picture.pixels] = name
+        if isinstance(decoded, ItemFault):
+            raise decoded
+        if decoded.pixels in self._pixels:
+            raise ItemFault(f"is the same picture as {self._pixels[decoded.pixels]}")
+        caption, note = self._caption(item, max_words, guard)
+        image = f"{IMAGES}/{row_id}{decoded.suffix}"
+        (folder / image).write_bytes(decoded.data)
+        self._ids[row_id] = self._pixels[decoded.pixels] = name
         self._captions.add(caption.casefold())
-        self.rows.append(_row(row_id, name, caption, image, picture))
-        remarks = [*item.notes, *picture.notes, *([note] if note else [])]
+        self.rows.append(_row(row_id, name, caption, image, decoded))
+        remarks = [*item.notes, *decoded.notes, *([note] if note else [])]
         self.remarks += [Remark(name, "note", text, row_id) for text in remarks]
 
-    def _caption(self, item: Item, limits: Limits, guard: Guard) -> tuple[str, str | None]:
+    def _caption(self, item: Item, max_words: int, guard: Guard) -> tuple[str, str | None]:
         """The first caption that can be used; if there is none, the fault of the first."""
         first: ItemFault | None = None
         for text in item.captions:
             try:
-                caption, note = fit_caption(text, limits.max_words)
+                caption, note = fit_caption(text, max_words)
                 if guard.trips(caption):
                     raise ItemFault("its caption is refused by the content guard")
                 if caption.casefold() in self._captions:
@@ -104,12 +108,12 @@ class Collected:
         self.remarks.append(Remark(row.item, outcome, reason, None if outcome == "rejected" else row.id))
 
 
-def collect(items: Iterable[Item], folder: Path, limits: Limits, guard: Guard) -> Collected:
+def collect(items: Iterable[tuple[Item, Decoded]], folder: Path, max_words: int, guard: Guard) -> Collected:
     """Take all items in; pictures are written below `folder`."""
     (folder / IMAGES).mkdir(parents=True)
     collected = Collected()
-    for item in items:
-        collected.add(item, folder, limits, guard)
+    for item, decoded in items:
+        collected.add(item, decoded, folder, max_words, guard)
     return collected
 
 
