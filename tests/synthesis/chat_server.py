@@ -74,9 +74,21 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def say(self, text: str | None, finish: str = "stop", tokens: int = 9) -> None:
-        """An answer in the API's form."""
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    def say(
+        self,
+        text: str | None,
+        finish: str = "stop",
+        tokens: int = 9,
+        likeliest: dict[str, float] | None = None,
+    ) -> None:
+        """An answer in the API's form; `likeliest` are log-probabilities of its first token."""
+        choice: dict[str, Any] = {
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": finish,
+        }
+        if likeliest is not None:
+            told = [{"token": token, "logprob": value} for token, value in likeliest.items()]
+            choice["logprobs"] = {"content": [{"token": "x", "logprob": 0.0, "top_logprobs": told}]}
         self.send(json.dumps({"choices": [choice], "usage": {"completion_tokens": tokens}}).encode())
 
 

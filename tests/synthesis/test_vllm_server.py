@@ -8,20 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from safeclip.errors import ModelError
 from safeclip.guard import load_guard
-from safeclip.settings.rewrite_captions import RewriteCaptions, Vllm
+from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.vllm import Vllm
 from safeclip.synthesis.answers import AnswerCheck
+from safeclip.synthesis.chat_endpoint import ChatEndpoint
 from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
 from safeclip.synthesis.engine_choice import open_rewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.smollm import model_folder
 from safeclip.synthesis.vllm_server import LOG, serve
-from tests.servers import make, not_run
+from tests.servers import not_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ["--model", "folder", "--served-model-name", "rewriter"]
@@ -75,8 +78,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings(*arguments: str, **changes: float) -> RewriteCaptions:
-    return RewriteCaptions(engine="vllm", vllm=Vllm(arguments=arguments, attempts=2, **changes))
+def started(*arguments: str, **changes: float) -> AbstractContextManager[ChatEndpoint]:
+    """A server of ours with further arguments and other settings."""
+    own = Vllm(arguments=arguments, attempts=2, **changes)
+    return serve(MODEL, own, dtype="bfloat16", threads=1, section="rewrite_captions.vllm")
 
 
 def lives(pid: int) -> bool:
@@ -99,7 +104,7 @@ def asked(text: str = "hello") -> ChatRequest:
 
 
 def test_it_serves_the_model_and_is_gone_with_its_engine(project: Path) -> None:
-    with serve(MODEL, settings("--tensor-parallel-size=2"), threads=1) as endpoint:
+    with started("--tensor-parallel-size=2") as endpoint:
         (reply,) = endpoint.ask([asked()], Sampling(8, 0.7, 0.95))
         words = reply.text.split()
         engine = int(words[words.index("engine") + 1])
@@ -125,7 +130,7 @@ def test_a_server_that_does_not_start_is_one_line(
 ) -> None:
     with (
         pytest.raises(ModelError, match=line) as error,
-        serve(MODEL, settings(*arguments, **changes), threads=1),
+        started(*arguments, **changes),
     ):
         pytest.fail("the block must not run")
     assert "\n" not in str(error.value)
@@ -135,7 +140,7 @@ def test_a_server_that_does_not_start_is_one_line(
 def test_a_server_that_dies_under_way_is_named(project: Path) -> None:
     with (
         pytest.raises(ModelError, match=r"vLLM server died \(status 7\).*finished micro-batches are kept"),
-        serve(MODEL, settings("--die"), threads=1) as endpoint,
+        started("--die") as endpoint,
     ):
         endpoint.ask([asked()], Sampling(8, 0.7, 0.95))
 
@@ -143,16 +148,16 @@ def test_a_server_that_dies_under_way_is_named(project: Path) -> None:
 def test_a_missing_environment_says_what_to_run(project: Path) -> None:
     shutil.rmtree(project / ".venv-vllm")
     with pytest.raises(ModelError, match=r"no vLLM here; run `make vllm`"):
-        serve(MODEL, settings(), threads=1).__enter__()
+        started().__enter__()
 
 
 _KILLED = """
 import sys
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.vllm import Vllm
 from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
 from safeclip.synthesis.vllm_server import serve
 
-with serve(["--model", "folder"], RewriteCaptions(engine="vllm"), threads=1) as endpoint:
+with serve(["--model", "folder"], Vllm(), dtype="bfloat16", threads=1, section="vllm") as endpoint:
     request = ChatRequest("row", ({"role": "user", "content": "hello"},), 1)
     print(endpoint.ask([request], Sampling(8, 0.7, 0.95))[0].text, flush=True)
     sys.stdin.read()
@@ -184,25 +189,17 @@ def processes() -> dict[int, str]:
     return found
 
 
-@pytest.fixture
-def vllm_environment() -> Path:
-    environment = ROOT / ".venv-vllm"
-    adapter = ROOT / "results" / "tune_rewriter" / "adapter"
-    if not adapter.exists():
-        not_run(f"no {adapter.relative_to(ROOT)} here; `make run` makes it")
-    if not (environment / ".installed").exists():
-        make("vllm")
-    return environment
-
-
 @pytest.mark.servers
 @pytest.mark.timeout(900)
 def test_vllm_serves_the_tuned_model(
     vllm_environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """32 captions through a real vLLM server: rewritten, in order, and the server's memory is free again."""
+    adapter = ROOT / "results" / "tune_rewriter" / "adapter"
+    if not adapter.exists():
+        not_run(f"no {adapter.relative_to(ROOT)} here; `make run` makes it")
     monkeypatch.chdir(ROOT)
-    folder, adapter = model_folder("smollm2-135m"), ROOT / "results" / "tune_rewriter" / "adapter"
+    folder = model_folder("smollm2-135m")
     monkeypatch.chdir(tmp_path)
     things = ("guitar", "basket", "lamp", "suitcase")
     people = ("a man", "a woman", "a chef", "a farmer", "a singer", "a pilot", "a clown", "a judge")

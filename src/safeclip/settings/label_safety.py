@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from safeclip.settings.section import Positive, Section, Share
+from safeclip.settings.vllm import Vllm
 
 
 class _Labeller(Section):
@@ -32,11 +33,20 @@ class TextClassifier(_Labeller):
     batch_size: Positive = 32
 
 
+class JudgeVllm(Vllm):
+    """As of rewrite_captions; a server of ours serves the judge's `model` under the name given here."""
+
+    model: str = "judge"
+
+
 class Judge(_Labeller):
     """A language model that is asked yes or no."""
 
     kind: Literal["judge"]
     model: str = "smollm2-135m"  # or a transformers name or folder
+    engine: Literal["transformers", "vllm"] = "transformers"
+    vllm: JudgeVllm = JudgeVllm()
+    max_lost: Share = 0.02  # larger share of captions without an answer stops the stage
     batch_size: Positive = 32
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 

@@ -28,7 +28,8 @@ from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.images import ImageEngine, RenderRequest
 from safeclip.synthesis.labels.calibration import calibration_pictures
-from safeclip.synthesis.labels.choose import Panel, image_labeller, seat
+from safeclip.synthesis.labels.image_choice import image_labeller
+from safeclip.synthesis.labels.panel import Panel, seat
 from safeclip.taxonomy import load_taxonomy
 
 STAGE = "generate"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,11 @@ from safeclip.settings.label_safety import LabelSafety
 from safeclip.settings.stage import StageSettings
 from safeclip.stages.stage import RESULTS, main, output, write_json
 from safeclip.synthesis.labels.calibration import calibration_captions, calibration_pictures
-from safeclip.synthesis.labels.choose import Panel, image_labeller, seat, text_labeller
+from safeclip.synthesis.labels.image_choice import image_labeller
 from safeclip.synthesis.labels.ngrams import NgramTextLabeller
+from safeclip.synthesis.labels.panel import Panel, seat
 from safeclip.synthesis.labels.report import agree, agreement, count_states, error_report
+from safeclip.synthesis.labels.text_choice import text_labeller
 from safeclip.synthesis.labels.thresholds import DECISION, labels_of
 from safeclip.synthesis.pairs import load_pairs
 from safeclip.taxonomy import Taxonomy, load_taxonomy
@@ -40,10 +44,11 @@ def label_safety(settings: Settings) -> None:
     """
     taxonomy = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml")
     captions = _rendered_captions()
-    text = _text_panel(settings, taxonomy, captions)
+    with ExitStack() as servers:
+        text = _text_panel(settings, taxonomy, captions, servers)
+        print(f"{STAGE}: scoring {len(captions)} captions", flush=True)
+        text_scores = text.score(captions["caption_generated"].to_pylist())
     image = _image_panel(settings, taxonomy)
-    print(f"{STAGE}: scoring {len(captions)} captions", flush=True)
-    text_scores = text.score(captions["caption_generated"].to_pylist())
     image_scores = _score_images(image, captions["id"].to_pylist())
     decided = {"text": text.decide(text_scores), "image": image.decide(image_scores)}
     columns: dict[str, Any] = {"id": captions["id"].to_pylist()}
@@ -80,8 +85,9 @@ def _training_captions(captions: pa.Table) -> list[str]:
     return safe
 
 
-def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> Panel[str]:
-    guard = load_guard()
+def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table, servers: ExitStack) -> Panel[str]:
+    """The panel of `label_safety.text`; what its judges need runs until `servers` closes."""
+    guard, compute = load_guard(), settings.compute
 
     def ngrams() -> NgramTextLabeller:
         pairs = load_pairs(Path(settings.data.path) / "curated_pairs.jsonl", guard, taxonomy)
@@ -89,7 +95,8 @@ def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table) -> P
         return NgramTextLabeller(pairs, phrases, _training_captions(captions), seed=settings.seed)
 
     calibration = calibration_captions(Path(settings.data.path) / "calibration", guard, taxonomy.categories)
-    return seat(settings.label_safety.text, calibration, lambda own, known: text_labeller(own, ngrams, known))
+    make = partial(text_labeller, ngrams=ngrams, servers=servers, threads=compute.threads * compute.workers)
+    return seat(settings.label_safety.text, calibration, lambda own, known: make(own, calibration=known))
 
 
 def _image_panel(settings: Settings, taxonomy: Taxonomy) -> Panel[bytes]:

@@ -54,6 +54,7 @@ class ChatEndpoint:
     answer_seconds: float = 120.0  # for one request
     attempts: int = 5  # at one request
     keyed: bool = False  # whether the server samples with our noise
+    section: str = "rewrite_captions.vllm"  # of params.yaml, that speaks of the server
 
     @property
     def root(self) -> str:
@@ -65,7 +66,7 @@ class ChatEndpoint:
         if self.model not in names:
             raise ModelError(
                 f"{self.root}: serves {', '.join(names) or 'no model'}, not {self.model!r}; mend "
-                "`rewrite_captions.vllm.model`"
+                f"`{self.section}.model`"
             )
 
     def ask(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[ChatReply]:
@@ -92,12 +93,12 @@ class ChatEndpoint:
         async with self.client(10.0) as client:
             try:
                 answer = await client.get("/v1/models")
-                raise_for_status(self.root, answer)
+                raise_for_status(self.root, answer, self.section)
                 return [str(model["id"]) for model in answer.json()["data"]]
             except (httpx.HTTPError, Busy, Refused, ValueError, KeyError, TypeError) as error:
                 raise ModelError(
                     f"{self.root}: no chat API there ({error or type(error).__name__}); start the server or "
-                    "mend `rewrite_captions.vllm.url`"
+                    f"mend `{self.section}.url`"
                 ) from None
 
 
@@ -169,7 +170,7 @@ class _Exchange:
                     f"{self._endpoint.root}: the server hangs, no answer to anything in {limit:g} s; {_AGAIN}"
                 ) from None
             raise TimeoutError from None
-        raise_for_status(self._endpoint.root, answer)
+        raise_for_status(self._endpoint.root, answer, self._endpoint.section)
         completion = parse(answer)
         self._last_answer = time.monotonic()
         return completion

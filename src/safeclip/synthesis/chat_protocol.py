@@ -28,12 +28,16 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What was said; not `complete` if the length limit cut it; `fault` says why there is nothing to use."""
+    """What was said; not `complete` if the length limit cut it; `fault` says why there is nothing to use.
+
+    `likeliest` are first tokens with their log-probabilities, as many as `Sampling.likeliest` asked for.
+    """
 
     id: str
     text: str
     complete: bool = True
     fault: str = ""
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Sampling:
     temperature: float
     top_p: float
     stop: tuple[str, ...] = ("\n",)
+    likeliest: int = 0  # tokens that could come first, told with their probabilities
 
 
 class Busy(Exception):
@@ -63,9 +68,29 @@ class _Message(BaseModel):
     refusal: str | None = None
 
 
+class _Candidate(BaseModel):
+    token: str
+    logprob: float
+
+
+class _Position(BaseModel):
+    top_logprobs: list[_Candidate] = []
+
+
+class _Logprobs(BaseModel):
+    content: list[_Position] | None = None
+
+
 class _Choice(BaseModel):
     message: _Message
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+    @property
+    def likeliest(self) -> tuple[tuple[str, float], ...]:
+        """What the first token could have been, with log-probabilities; empty if the server did not say."""
+        first = (self.logprobs.content if self.logprobs else None) or [_Position()]
+        return tuple((candidate.token, candidate.logprob) for candidate in first[0].top_logprobs)
 
 
 class _Usage(BaseModel):
@@ -84,15 +109,17 @@ def request_body(model: str, request: ChatRequest, sampling: Sampling, *, keyed:
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     drawn = (
         {"temperature": 0.0, "vllm_xargs": {"row_key": request.seed, **how}}
-        if keyed
+        if keyed and sampling.temperature
         else {"seed": request.seed, **how}
     )
+    told = {"logprobs": True, "top_logprobs": sampling.likeliest} if sampling.likeliest else {}
     return {
         "model": model,
         "messages": list(request.messages),
         "max_tokens": sampling.max_tokens,
         "stop": list(sampling.stop),
         **drawn,
+        **told,
     }
 
 
@@ -112,24 +139,31 @@ def read_reply(request: ChatRequest, completion: Completion, sampling: Sampling)
     if not completion.choices:
         return ChatReply(request.id, "", fault="an answer without a choice")
     choice, usage = completion.choices[0], completion.usage
-    if choice.finish_reason == "content_filter" or choice.message.refusal or not choice.message.content:
+    said = choice.message.content or ""
+    if choice.finish_reason == "content_filter" or choice.message.refusal:
+        return ChatReply(request.id, "", fault="refused by the server")
+    if sampling.likeliest:
+        fault = "" if choice.likeliest else "no probabilities of its first word"
+        return ChatReply(request.id, said, likeliest=choice.likeliest, fault=fault)
+    if not said:
         return ChatReply(request.id, "", fault="refused by the server")
     cut = choice.finish_reason == "length"
-    said = usage.completion_tokens if usage else None
-    if cut and said is not None and said < sampling.max_tokens:
+    length = usage.completion_tokens if usage else None
+    if cut and length is not None and length < sampling.max_tokens:
         return ChatReply(request.id, "", fault="cut short by the server")
-    return ChatReply(request.id, choice.message.content, complete=not cut)
+    return ChatReply(request.id, said, complete=not cut)
 
 
-def raise_for_status(root: str, answer: httpx.Response) -> None:
-    """Nothing on success; `Busy`, `Refused`, or `ModelError` for what every request to `root` will meet."""
+def raise_for_status(root: str, answer: httpx.Response, section: str) -> None:
+    """Nothing on success; `Busy`, `Refused`, or `ModelError` for what every request to `root` will meet.
+
+    `section` of params.yaml is the one to mend.
+    """
     status = answer.status_code
     if status in (401, 403):
         raise ModelError(f"{root}: the server refuses the key ({status}); set {KEY_VARIABLE}")
     if status == 404:
-        raise ModelError(
-            f"{root}: no such path or model ({status}); mend `rewrite_captions.vllm.url` or `.model`"
-        )
+        raise ModelError(f"{root}: no such path or model ({status}); mend `{section}.url` or `.model`")
     if status in (408, 425, 429) or status >= 500:
         asked = answer.headers.get("Retry-After", "")
         raise Busy(f"the server is busy or failing ({status})", float(asked) if asked.isdecimal() else 0.0)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.synthesis.chat_endpoint import ChatEndpoint
-from safeclip.synthesis.chat_protocol import KEY_VARIABLE
 from safeclip.synthesis.engines import Rewriter, TransformersRewriter
+from safeclip.synthesis.open_endpoint import open_endpoint
 from safeclip.synthesis.served_model import served_model
 from safeclip.synthesis.vllm_rewriter import VllmRewriter
-from safeclip.synthesis.vllm_server import serve
 
 
 @contextmanager
@@ -27,17 +24,9 @@ def open_rewriter(
     """
     if settings.engine == "transformers":
         yield partial(TransformersRewriter, folder, adapter, settings, seed=seed)
-    elif settings.vllm.url:
-        endpoint = _at_url(settings)
-        endpoint.check()
+        return
+    with open_endpoint(
+        settings.vllm, partial(served_model, folder, adapter, settings),
+        dtype=settings.dtype, threads=threads, section="rewrite_captions.vllm",
+    ) as endpoint:  # fmt: skip
         yield partial(VllmRewriter, endpoint, settings, seed=seed)
-    else:
-        print(f"rewrite_captions: starting vLLM from {settings.vllm.environment}", flush=True)
-        with serve(served_model(folder, adapter, settings), settings, threads=threads) as endpoint:
-            yield partial(VllmRewriter, endpoint, settings, seed=seed)
-
-
-def _at_url(settings: RewriteCaptions) -> ChatEndpoint:
-    own = settings.vllm
-    key = os.environ.get(KEY_VARIABLE, "")
-    return ChatEndpoint(own.url, own.model, key, own.in_flight, own.answer_seconds, own.attempts)

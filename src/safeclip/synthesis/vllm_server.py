@@ -25,7 +25,7 @@ import torch
 
 import safeclip
 from safeclip.errors import ModelError
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings.vllm import Vllm
 from safeclip.synthesis.chat_endpoint import ChatEndpoint
 
 LOG = Path("work/vllm/server.log")
@@ -37,17 +37,19 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @contextmanager
-def serve(model: Sequence[str], settings: RewriteCaptions, *, threads: int) -> Iterator[ChatEndpoint]:
-    """Serve a model (`served_model`); ready when the block begins, gone when it ends.
+def serve(
+    model: Sequence[str], own: Vllm, *, dtype: str, threads: int, section: str
+) -> Iterator[ChatEndpoint]:
+    """Serve a model (arguments of vLLM's); ready when the block begins, gone when it ends.
 
-    `threads` are those of a server without a GPU. `ModelError`, one line, if it does not start or if it died
-    while the block ran.
+    `threads` are those of a server without a GPU, `section` is the one of params.yaml that `own` stands in.
+    `ModelError`, one line, if it does not start or if it died while the block ran.
     """
-    own = settings.vllm
     port, key = _free_port(), secrets.token_urlsafe(16)
     root = f"http://127.0.0.1:{port}"
-    endpoint = ChatEndpoint(root, own.model, key, own.in_flight, own.answer_seconds, own.attempts, keyed=True)
-    process = _start(_command(model, settings, port), _environment(model, key, threads))
+    limits = (own.in_flight, own.answer_seconds, own.attempts)
+    endpoint = ChatEndpoint(root, own.model, key, *limits, keyed=True, section=section)
+    process = _start(_command(model, own, dtype, port, section), _environment(model, key, threads))
     try:
         _wait(process, endpoint, own.start_seconds)
         yield endpoint
@@ -59,23 +61,21 @@ def serve(model: Sequence[str], settings: RewriteCaptions, *, threads: int) -> I
         _stop(process)
 
 
-def _command(model: Sequence[str], settings: RewriteCaptions, port: int) -> list[str]:
-    python = Path(settings.vllm.environment).absolute() / "bin" / "python"
+def _command(model: Sequence[str], own: Vllm, dtype: str, port: int, section: str) -> list[str]:
+    python = Path(own.environment).absolute() / "bin" / "python"
     if not python.exists():
-        raise ModelError(
-            f"{python}: no vLLM here; run `make vllm` or mend `rewrite_captions.vllm.environment`"
-        )
+        raise ModelError(f"{python}: no vLLM here; run `make vllm` or mend `{section}.environment`")
     without_gpu = [] if torch.cuda.is_available() else ["--enforce-eager"]
     return [
         # not `vllm serve`: that asks for the metadata of a package `vllm`, which the CPU build does not have
         str(python), "-m", "vllm.entrypoints.openai.api_server",
         *model,
         "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", settings.dtype, "--max-model-len", str(MAX_MODEL_LENGTH),
+        "--dtype", dtype, "--max-model-len", str(MAX_MODEL_LENGTH),
         "--generation-config", "vllm",  # no sampling defaults out of the model's folder
         "--enable-prefix-caching", "--disable-uvicorn-access-log",
         "--logits-processors", "safeclip.synthesis.vllm_sampler:KeyedSampling",
-        *without_gpu, *settings.vllm.arguments,
+        *without_gpu, *own.arguments,
     ]  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _wait(process: subprocess.Popen[bytes], endpoint: ChatEndpoint, seconds: flo
             if time.monotonic() > deadline:
                 raise ModelError(
                     f"the vLLM server was not ready in {seconds:g} s; {LOG} says why, or raise "
-                    "`rewrite_captions.vllm.start_seconds`"
+                    f"`{endpoint.section}.start_seconds`"
                 )
             time.sleep(0.5)
 

@@ -1,33 +1,20 @@
-"""From settings to labellers with their thresholds; several of them become one panel."""
+"""Labellers with their thresholds; several of them become one panel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from safeclip.errors import DataError, SettingsError
-from safeclip.settings.label_safety import (
-    Glyphs,
-    ImageLabelling,
-    Judge,
-    Ngrams,
-    Nudity,
-    Prompts,
-    TextClassifier,
-    TextLabelling,
-)
 from safeclip.synthesis.labels.calibration import Calibration
-from safeclip.synthesis.labels.interface import ImageLabeller, TextLabeller
 from safeclip.synthesis.labels.report import error_report
 from safeclip.synthesis.labels.thresholds import any_says_so, centre, choose_threshold
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen", contravariant=True)
-Own = TypeVar("Own", TextLabelling, ImageLabelling)
 
 
 class Labeller(Protocol[Seen]):
@@ -102,66 +89,3 @@ def _member(
         "decides": own.decides,
     }
     return Member(name, labeller, threshold, own.decides, report)
-
-
-def text_labeller(
-    own: TextLabelling, ngrams: Callable[[], TextLabeller], calibration: Calibration[str]
-) -> tuple[TextLabeller, np.ndarray]:
-    """The text labeller of these settings and its scores of the calibration captions.
-
-    `ngrams` fits the n-gram model, which alone needs the run's training captions.
-    """
-    labeller = ngrams() if isinstance(own, Ngrams) else _language_labeller(own)
-    return labeller, labeller.score(calibration.items)
-
-
-def _language_labeller(own: TextClassifier | Judge) -> TextLabeller:
-    if isinstance(own, TextClassifier):
-        from safeclip.synthesis.labels.text_classifier import ClassifierTextLabeller
-
-        return ClassifierTextLabeller(own.model, own.unsafe, own.batch_size)
-    from safeclip.synthesis.labels.judge import JudgeTextLabeller
-
-    return JudgeTextLabeller(own.model, own.dtype, own.batch_size)
-
-
-def image_labeller(
-    own: ImageLabelling, data: Path, phrases: Sequence[str], calibration: Calibration[bytes]
-) -> tuple[ImageLabeller, np.ndarray]:
-    """The image labeller of these settings and its scores of the calibration pictures.
-
-    Models that the settings leave open come from the folder `data`. Learnt prompts score each picture by
-    prompts learnt without it.
-    """
-    if isinstance(own, Prompts):
-        return _prompts(own, data, phrases, calibration)
-    labeller = _glyphs(own, data) if isinstance(own, Glyphs) else _nudity(own)
-    return labeller, labeller.score(calibration.items)
-
-
-def _prompts(
-    own: Prompts, data: Path, phrases: Sequence[str], calibration: Calibration[bytes]
-) -> tuple[ImageLabeller, np.ndarray]:
-    from safeclip.encoders.load import load_encoder
-    from safeclip.synthesis.labels.clip_prompts import written_prompts
-
-    labeller = written_prompts(
-        load_encoder(own.model or data / "base_encoder"), own.unsafe or phrases, own.safe
-    )
-    if own.learn:
-        return labeller.learn(calibration.items, calibration.unsafe)
-    return labeller, labeller.score(calibration.items)
-
-
-def _glyphs(own: Glyphs, data: Path) -> ImageLabeller:
-    from safeclip.picturebook.lexicon import LEXICON
-    from safeclip.synthesis.labels.glyph_classifier import GlyphLabeller, load_classifier
-
-    model = load_classifier(Path(own.model) if own.model else data / "glyph_classifier.safetensors")
-    return GlyphLabeller(model, {entry.name for entry in LEXICON if entry.unsafe})
-
-
-def _nudity(own: Nudity) -> ImageLabeller:
-    from safeclip.synthesis.labels.nude_detector import NudityImageLabeller
-
-    return NudityImageLabeller(own.unsafe)

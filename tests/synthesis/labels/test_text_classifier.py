@@ -1,38 +1,21 @@
-"""A transformers classifier and a judge, both tiny and built on the spot; what they cannot be is named."""
+"""A transformers classifier, tiny and built on the spot; what it cannot be is named."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from safeclip.errors import ModelError
-from safeclip.synthesis.labels.judge import JudgeTextLabeller
 from safeclip.synthesis.labels.text_classifier import ClassifierTextLabeller
-
-WORDS = ["[PAD]", "[UNK]", "a", "man", "with", "gun", "dog", "Yes", "yes", "No", "no", "park"]
-CHAT = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-CAPTIONS = ["a man with a dog", "a man with a gun", "gun", "a dog with a man with a dog in a park"]
-
-
-def tokenizer_in(folder: Path) -> None:
-    words = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", eos_token="[PAD]", chat_template=CHAT
-    ).save_pretrained(folder)
+from tests.synthesis.labels.tiny_words import CAPTIONS, WORDS, tokenizer_in
 
 
 def bert_config(**more: object) -> BertConfig:
@@ -105,33 +88,3 @@ def test_a_model_without_a_trained_head_is_refused_and_not_filled_with_noise(tmp
     tokenizer_in(tmp_path)
     with pytest.raises(ModelError, match="has no weights for classifier"):
         ClassifierTextLabeller(str(tmp_path), ["toxic"], batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judge")
-    torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), **sizes)).save_pretrained(folder)
-    tokenizer_in(folder)
-    return folder
-
-
-def test_a_judge_s_score_is_its_odds_of_yes_whatever_the_batch(chat_model: Path) -> None:
-    alone = JudgeTextLabeller(str(chat_model), "float32", batch_size=1).score(CAPTIONS)
-    together = JudgeTextLabeller(str(chat_model), "float32", batch_size=4).score(CAPTIONS)
-    assert alone.dtype == np.float32
-    assert ((alone > 0) & (alone < 1)).all()
-    assert len(set(alone.tolist())) > 1
-    np.testing.assert_allclose(alone, together, atol=1e-5)
-
-
-def test_a_judge_that_cannot_tell_yes_from_no_is_refused(chat_model: Path, tmp_path: Path) -> None:
-    for file in chat_model.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
-    for word in ("Yes", "yes", "No", "no"):
-        del tokenizer["model"]["vocab"][word]
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match="choose another judge"):
-        JudgeTextLabeller(str(tmp_path), "float32", batch_size=4)
