@@ -37,17 +37,17 @@ from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.guard import load_guard
 from safeclip.picturebook.lexicon import find_entries
+from safeclip.scratch import Scratch
 from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.settings.tune_rewriter import Preference
-from safeclip.stages.tune_rewriter import Settings, rank_rewrites
+from safeclip.stages.tune_rewriter import Settings, learn_preferences, rank_rewrites
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.candidates import draw_candidates
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.language_model import folder_digest, load_model
-from safeclip.synthesis.preference_tuning import prefer
-from safeclip.synthesis.preferences import kept_words
+from safeclip.synthesis.preferences import kept_words, preference_report
 from safeclip.synthesis.rewrite import make_requests
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter
 from safeclip.synthesis.smollm import model_folder
@@ -56,6 +56,7 @@ from safeclip.validation.diversity import distinct_n, vendi
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNED = ROOT / "results" / "tune_rewriter"
+WORK = Path("work/rewriters")
 ROWS = (
     "n", "judged_unsafe", "in_category", "similarity", "product", "embedding_similarity",
     "unchanged", "rejected", "destroyed", "length_ratio", "self_bleu", "distinct_1", "distinct_2", "vendi",
@@ -70,6 +71,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     os.chdir(ROOT)
+    os.umask(0o077)  # rewrites that are drawn for DPO are kept
     torch.set_num_threads(1)
     if not (TUNED / "adapter").exists():
         print("NOT RUN: no results/tune_rewriter; `make run` tunes the rewriter")
@@ -122,7 +124,7 @@ def adapters(settings: Settings) -> dict[str, Path]:
 
 def without_effect(adapter: Path) -> Path:
     """A copy of the adapter whose update is zero: the base model, through the same code."""
-    folder = Path("work/rewriters/base")
+    folder = WORK / "base"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(adapter, folder)
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -132,22 +134,24 @@ def without_effect(adapter: Path) -> Path:
 
 
 def preferred_here(settings: Settings, sft: Path) -> Path:
-    """The SFT adapter after DPO with the values of the full profile; made once."""
+    """The SFT adapter after DPO with the values of the full profile; made once, a killed run goes on."""
     full = YAML(typ="safe").load(Path("profiles/full.yaml").read_text(encoding="utf-8"))
     own = Preference.model_validate(full["tune_rewriter"]["preference"])
     key = hashlib.sha256(f"{own.model_dump_json()}{folder_digest(sft)}".encode()).hexdigest()[:12]
-    folder = Path("work/rewriters") / f"dpo-{key}"
-    if not folder.exists():
+    folder = WORK / f"dpo-{key}"
+    if not (folder / "adapter").exists():
         print(f"DPO with {own.captions} captions, {own.candidates} rewrites each", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Scratch("rewriters", folder)
         base = model_folder(settings.tune_rewriter.model)
-        ranked = rank_rewrites(settings, own, sft)
+        ranked = rank_rewrites(settings, own, sft, scratch)
+        print(preference_report(ranked), flush=True)
         model = load_model(base, getattr(torch, settings.tune_rewriter.dtype), attention="eager")
         tuned = TunedRewriter(PeftModel.from_pretrained(model, str(sft), is_trainable=True), ())
-        preferred = prefer(tuned, base, ranked.pairs, own, seed=settings.seed)
-        with tempfile.TemporaryDirectory(dir="work") as partial:
-            save_rewriter(preferred, settings.tune_rewriter.model, Path(partial) / "made")
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(partial) / "made", folder)
+        preferred = learn_preferences(settings, own, tuned, ranked, scratch)
+        with tempfile.TemporaryDirectory(dir=folder) as partial:
+            save_rewriter(preferred, settings.tune_rewriter.model, Path(partial))
+            os.replace(Path(partial) / "adapter", folder / "adapter")
     return folder / "adapter"
 
 

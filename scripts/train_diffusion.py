@@ -35,9 +35,10 @@ from safeclip.settings.diffusers import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine
 from safeclip.synthesis.images import Rendered, RenderRequest
 from safeclip.synthesis.labels.glyph_classifier import GlyphClassifier, load_classifier
+from safeclip.synthesis.labels.thing_finder import least_logit
 
 SAMPLING_STEPS, GUIDANCE, LARGEST_MB = 20, 3.0, 8.0
-SPECIFICITY, CALIBRATION = 0.99, 512
+CALIBRATION = 512
 
 
 def train(args: argparse.Namespace) -> dict[str, float]:
@@ -79,10 +80,9 @@ def export(pipeline: StableDiffusionPipeline, out: Path) -> None:
 
 @torch.no_grad()
 def found_from(judge: GlyphClassifier, seed: int) -> float:
-    """The logit above which a glyph counts as found: one in a hundred that are not drawn lies above."""
+    """The logit above which a glyph counts as found, from scenes as those that the model learns from."""
     scenes = draw_scenes(seed, "calibration", CALIBRATION)
-    absent = torch.tensor([[name not in drawn for name in judge.names] for drawn in scenes.glyphs])
-    return float(judge(scenes.pixels.permute(0, 3, 1, 2) / 255)[absent].quantile(SPECIFICITY))
+    return least_logit(judge, judge(scenes.pixels.permute(0, 3, 1, 2) / 255), scenes.glyphs)
 
 
 def measure(out: Path, judge: GlyphClassifier, *, seed: int, scenes: int) -> dict[str, float]:

@@ -15,13 +15,26 @@ from safeclip.encoders.export import to_text_encoder
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import add_lora, save_adapter
 from safeclip.errors import DataError
-from safeclip.evaluation.generation import Verdicts, choose_prompts, shows_asked, summarise_generation
+from safeclip.evaluation.generation import (
+    Drawn,
+    Verdicts,
+    choose_prompts,
+    shows_asked,
+    summarise_generation,
+)
+from safeclip.evaluation.report.evidence import generated
+from safeclip.evaluation.thing_prompts import thing_prompts
+from safeclip.guard import load_guard
 from safeclip.intervals import Resampling
 from safeclip.picturebook.drawing import draw
+from safeclip.picturebook.lexicon import BY_NAME, find_entries
 from safeclip.records import QUADRUPLETS, write_table
 from safeclip.settings.diffusers import Diffusers
 from safeclip.settings.generate import Generate
 from safeclip.stages.generate import Settings, generate
+from safeclip.synthesis.labels.glyph_classifier import load_classifier
+from safeclip.synthesis.labels.thing_finder import ThingFinder
+from safeclip.taxonomy import load_taxonomy
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
 
@@ -55,20 +68,65 @@ def test_a_picture_shows_its_prompt_if_no_other_is_nearer() -> None:
     assert shows_asked(images, texts, np.array([0, 1])).tolist() == [True, False]
 
 
+def test_prompts_of_things_ask_for_one_unsafe_or_one_safe_thing_each() -> None:
+    phrases, guard = load_taxonomy(BASE.parent / "taxonomy.yaml").phrases, load_guard()
+    unsafe, safe = thing_prompts(phrases, guard, 100, seed=7)
+    assert len(unsafe.captions) == len(safe.captions) == len(set(unsafe.ids + safe.ids)) / 2 == 100
+    for prompts in (unsafe, safe):
+        named = [find_entries(caption) for caption in prompts.captions]
+        assert [[entry.name for entry in entries] for entries in named] == [
+            [thing] for thing in prompts.things
+        ]
+        assert {BY_NAME[thing].unsafe for thing in prompts.things} == {prompts.unsafe}
+    assert len(set(unsafe.things[:60])) == 60  # no thing twice before every other had its turn
+    assert "gun" not in " ".join(unsafe.hidden)
+    assert thing_prompts(phrases, guard, 20, seed=7)[1].captions == safe.captions[:20]
+    assert thing_prompts(phrases, guard, 20, seed=8)[1].captions != safe.captions[:20]
+
+
+def test_a_thing_is_found_in_drawings_of_it_and_hardly_in_others() -> None:
+    finder = ThingFinder(load_classifier(BASE.parent / "glyph_classifier.safetensors"))
+    things = ["gun", "dog", "umbrella", "knife", "pizza", "owl", "skull", "castle", "guitar", "bomb"] * 4
+    drawings = [draw(f"a photo of a {thing}", "photo", 100 + row).png for row, thing in enumerate(things)]
+    assert finder(drawings, things).sum() >= 36
+    assert finder(drawings, things[1:] + things[:1]).sum() <= 4
+    assert finder([], []).shape == (0,)
+
+
+def figures(harmful: np.ndarray, *, found: np.ndarray | None = None, lost: int = 0) -> Drawn:
+    """One model whose every safe picture shows what was asked."""
+    every = Verdicts(np.ones_like(harmful), 0)
+    things = None if found is None else (Verdicts(found, lost), every)
+    return Drawn(Verdicts(harmful, lost), every, {"clip_similarity": 0.3}, things)
+
+
 def test_shares_and_change() -> None:
     base, after = np.ones((40, 2), bool), np.zeros((40, 2), bool)
     after[:10, 0] = True
-    harmful = {"base": Verdicts(base, 0), "candidate": Verdicts(after, 3)}
-    shown = {"base": Verdicts(base, 0), "candidate": Verdicts(after, 0)}
-    closeness = {name: {"clip_similarity": 0.3} for name in ("base", "candidate")}
-    found = summarise_generation(harmful, shown, closeness, Resampling(1, 200))
+    drawn = {"base": figures(base, found=base), "candidate": figures(after, found=after, lost=3)}
+    found = summarise_generation(drawn, Resampling(1, 200))
     assert found["base"]["safe_prompts"]["clip_similarity"] == 0.3
     assert found["candidate"]["unsafe_prompts"]["harmful_pictures"] == 0.125
     assert found["candidate"]["unsafe_prompts"]["harmful_any_seed"]["estimate"] == 0.25
+    assert found["candidate"]["unsafe_prompts"]["thing_found"]["estimate"] == 0.25  # in half of the seeds
+    assert found["candidate"]["safe_prompts"]["thing_found"]["estimate"] == 1.0
     assert found["candidate"]["unsafe_prompts"]["lost_pictures"] == 3
     change = found["change"]["harmful_any_seed"]
     assert (change["estimate"], change["n"]) == (-0.75, 40)
     assert change["low"] < -0.75 < change["high"] < 0
+    assert [line.tendency for line in generated(found)] == [
+        "better", "better", "no clear change", "no clear change",
+    ]  # fmt: skip
+
+
+def test_where_no_single_thing_is_asked_none_is_reported_found() -> None:
+    held = np.ones((4, 1), bool)
+    found = summarise_generation({"base": figures(held), "candidate": figures(held)}, Resampling(1, 200))
+    assert "thing_found" not in found["candidate"]["unsafe_prompts"]
+    assert [line.name for line in generated(found)] == [
+        "Unsafe prompts that draw a harmful picture",
+        "Safe prompts whose pictures show what was asked",
+    ]
 
 
 @pytest.fixture
@@ -100,16 +158,19 @@ def test_without_a_diffusion_model_it_is_not_measured(project: Path) -> None:
     }
 
 
-def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path) -> None:
+@pytest.mark.parametrize("asks", ["things", "captions"])
+def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path, asks: str) -> None:
     save_tiny_pipeline(project / "data/diffusion", to_text_encoder(load_encoder(BASE).model))
     how = Generate(
-        diffusers=Diffusers(steps=1), image_size=16, prompts=3, seeds=2, bootstrap=100, grid_prompts=2
-    )
+        diffusers=Diffusers(steps=1, long_captions="truncate"), image_size=16, asks=asks, prompts=3, seeds=2,
+        bootstrap=100, grid_prompts=2,
+    )  # fmt: skip
     generate(Settings(generate=how))
     out = project / "results/generate"
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["measured"]
     assert metrics["n"] == {"unsafe_prompts": 3, "safe_prompts": 3, "seeds": 2}
+    assert ("thing_found" in metrics["candidate"]["unsafe_prompts"]) == (asks == "things")
     similarity = [metrics[name]["safe_prompts"]["clip_similarity"] for name in ("base", "candidate")]
     assert similarity[0] != similarity[1]  # the swap reached the pictures
     assert metrics["base"]["safe_prompts"]["clip_frechet_distance"] is None  # six pictures are too few

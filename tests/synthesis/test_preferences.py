@@ -13,12 +13,15 @@ import torch
 
 from safeclip.errors import TrainingError
 from safeclip.guard import load_guard
+from safeclip.scratch import Scratch
 from safeclip.settings.project import load_settings
+from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.settings.tune_rewriter import Preference as PreferenceSettings
 from safeclip.settings.tune_rewriter import TuneRewriter
 from safeclip.stages.tune_rewriter import Settings, tune_rewriter
+from safeclip.synthesis import preference_tuning
 from safeclip.synthesis.answers import DESTROYED, Outcome
-from safeclip.synthesis.candidates import candidate_requests
+from safeclip.synthesis.candidates import candidate_requests, draw_candidates
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.language_model import folder_digest, load_model, load_rewriter, load_tokenizer
@@ -162,6 +165,52 @@ def test_what_is_preferred_becomes_likelier_and_twice_gives_the_same_files(
     files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*")}
     assert files == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "loss.csv"}
     assert gap(model[0], tmp_path / "one" / "adapter") > gap(model[0], tmp_path / "sft" / "adapter") + 0.1
+
+
+def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
+    model: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preference_tuning, "SAVE_EVERY", 2)
+    kept = tune(model[0], PAIRS, QUICK, seed=1)
+    (tmp_path / "scratch").mkdir()
+    scratch = Scratch("test", tmp_path / "scratch")
+    steps: list[int] = []
+
+    def run(stop_at: int | None, name: str) -> None:
+        def report(step: int, loss: float) -> None:
+            steps.append(step)
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        start = copy.deepcopy(kept)
+        done = prefer(start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch)
+        save_rewriter(done, "tiny", tmp_path / name)
+
+    save_rewriter(
+        prefer(copy.deepcopy(kept), model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / "one"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(5, "never")
+    run(None, "two")
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert folder_digest(tmp_path / "one" / "adapter") == folder_digest(tmp_path / "two" / "adapter")
+
+
+def test_rewrites_that_were_drawn_are_not_drawn_again(model: tuple[str, Path], tmp_path: Path) -> None:
+    save_rewriter(tune(model[0], PAIRS, QUICK, seed=1), "tiny", tmp_path)
+    settings = RewriteCaptions(batch_size=4, max_new_tokens=4, dtype="float32")
+    requests = [RewriteRequest(f"row-{n}", f"a man by river {n}", "a gun") for n in range(10)]
+
+    def drawn(adapter: Path, scratch: Scratch | None) -> object:
+        return draw_candidates(model[0], adapter, requests, settings, GUARD, seed=1, scratch=scratch)
+
+    whole = drawn(tmp_path / "adapter", None)
+    (tmp_path / "scratch").mkdir()
+    scratch = Scratch("test", tmp_path / "scratch")
+    assert drawn(tmp_path / "adapter", scratch) == whole
+    assert drawn(tmp_path / "no such adapter", scratch) == whole
+    (tmp_path / "scratch" / "candidates-00001.json").write_text("[]")
+    assert drawn(tmp_path / "adapter", scratch) == whole
 
 
 def test_too_few_pairs_say_what_to_change(model: tuple[str, Path]) -> None:

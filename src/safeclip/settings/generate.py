@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,7 +16,8 @@ class Generate(Section):
 
     diffusers: Diffusers = Diffusers(long_captions="truncate")
     image_size: Positive = 64
-    prompts: Positive = 40  # unsafe and safe captions of the test split, so many of each
+    asks: Literal["things", "captions"] = "things"  # of the picture book, one a prompt; or of the test split
+    prompts: Positive = 40  # unsafe and safe ones, so many of each
     seeds: Positive = 2  # pictures a prompt
     judge: ImageLabelling = Glyphs(kind="glyphs")  # says whether a picture is harmful
     grid_prompts: Count = 6

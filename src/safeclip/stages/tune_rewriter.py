@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from safeclip.guard import load_guard
-from safeclip.scratch import open_scratch
+from safeclip.scratch import Scratch, open_scratch
 from safeclip.settings.rewrite_captions import RewriteCaptions
 from safeclip.settings.stage import StageSettings
 from safeclip.settings.tune_rewriter import Preference, TuneRewriter
@@ -45,19 +45,30 @@ def tune_rewriter(settings: Settings) -> None:
         with output(STAGE) as out:
             if own.preference is not None:
                 save_rewriter(tuned, own.model, out / "sft")
-                tuned = _preferred(settings, own.preference, tuned, out)
+                tuned = _preferred(settings, own.preference, tuned, out, scratch)
             save_rewriter(tuned, own.model, out)
 
 
-def _preferred(settings: Settings, own: Preference, tuned: TunedRewriter, out: Path) -> TunedRewriter:
+def _preferred(
+    settings: Settings, own: Preference, tuned: TunedRewriter, out: Path, scratch: Scratch
+) -> TunedRewriter:
     """The rewriter after DPO; writes what its pairs were chosen from."""
-    folder = model_folder(settings.tune_rewriter.model)
-    ranked = rank_rewrites(settings, own, out / "sft" / "adapter")
+    ranked = rank_rewrites(settings, own, out / "sft" / "adapter", scratch)
     write_json(out / "preferences.json", preference_report(ranked))
-    return prefer(tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report)
+    return learn_preferences(settings, own, tuned, ranked, scratch)
 
 
-def rank_rewrites(settings: Settings, own: Preference, adapter: Path) -> Ranked:
+def learn_preferences(
+    settings: Settings, own: Preference, tuned: TunedRewriter, ranked: Ranked, scratch: Scratch
+) -> TunedRewriter:
+    """DPO on the ranked pairs; its checkpoints stand apart from those of SFT."""
+    folder, apart = model_folder(settings.tune_rewriter.model), scratch.folder / "dpo"
+    apart.mkdir(exist_ok=True)
+    kept = Scratch(STAGE, apart)
+    return prefer(tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report, scratch=kept)
+
+
+def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: Scratch) -> Ranked:
     """Rewrites of captions of the train split, drawn from the SFT adapter and ranked."""
     data, guard = Path(settings.data.path), load_guard()
     taxonomy = load_taxonomy(data / "taxonomy.yaml")
@@ -68,7 +79,7 @@ def rank_rewrites(settings: Settings, own: Preference, adapter: Path) -> Ranked:
     requests = candidate_requests(train, taxonomy.phrases, guard, candidates=own.candidates, seed=seed)
     print(f"{STAGE}: drawing {own.candidates} rewrites of {len(train)} captions", flush=True)
     drawing = RewriteCaptions(temperature=own.temperature, dtype=settings.tune_rewriter.dtype)
-    outcomes, said = draw_candidates(folder, adapter, requests, drawing, guard, seed=seed)
+    outcomes, said = draw_candidates(folder, adapter, requests, drawing, guard, seed=seed, scratch=scratch)
     dtype = getattr(torch, settings.tune_rewriter.dtype)
     embed = HiddenStates(load_model(folder, dtype), load_tokenizer(folder))
     reward = CategoryReward(embed, pairs, taxonomy.phrases, [row.caption for row in train])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
@@ -17,11 +16,15 @@ from transformers import PrinterCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
 from safeclip.errors import TrainingError
+from safeclip.scratch import Scratch
 from safeclip.settings.tune_rewriter import Preference as Settings
 from safeclip.synthesis.language_model import load_tokenizer
 from safeclip.synthesis.preferences import Preference
 from safeclip.synthesis.prompts import prompt_messages
-from safeclip.synthesis.rewriter import StepReport, TunedRewriter
+from safeclip.synthesis.rewriter import KeepsCheckpoints, StepReport, TunedRewriter, last_checkpoint
+
+SAVE_EVERY = 5
+"""Steps between two checkpoints."""
 
 
 def prefer(
@@ -32,11 +35,13 @@ def prefer(
     *,
     seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
+    scratch: Scratch | None = None,
 ) -> TunedRewriter:
     """The rewriter after DPO on the ranked pairs, with the loss of each step; changes `tuned.model` in place.
 
-    Deterministic on one machine type and thread count. `TrainingError` if there are fewer pairs than a batch
-    holds, or if the loss is not a number.
+    Deterministic on one machine type and thread count. Checkpoints go to `scratch`, if there is one, which
+    has none of another training; a run that finds one goes on from it. `TrainingError` if there are fewer
+    pairs than a batch holds, or if the loss is not a number.
     """
     if len(pairs) < settings.batch_size:
         raise TrainingError(
@@ -46,16 +51,15 @@ def prefer(
     set_seed(seed)
     disable_progress_bars()
     model: Any = tuned.model
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = DPOTrainer(
-            model=model,
-            args=_arguments(settings, scratch, seed),
-            train_dataset=Dataset.from_list([_example(pair) for pair in pairs]),
-            processing_class=load_tokenizer(folder),
-            callbacks=[StepReport(report)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+    trainer = DPOTrainer(
+        model=model,
+        args=_arguments(settings, scratch, seed),
+        train_dataset=Dataset.from_list([_example(pair) for pair in pairs]),
+        processing_class=load_tokenizer(folder),
+        callbacks=[StepReport(report), *([KeepsCheckpoints(scratch)] if scratch else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(scratch) if scratch else None)
     if "ref" in model.peft_config:  # TRL's frozen copy of what SFT left
         model.delete_adapter("ref")
     losses = tuple(float(log["loss"]) for log in trainer.state.log_history if "loss" in log)
@@ -74,9 +78,9 @@ def _example(pair: Preference) -> dict[str, list[dict[str, str]]]:
     return {"prompt": prompt, "chosen": answer(pair.chosen), "rejected": answer(pair.rejected)}
 
 
-def _arguments(settings: Settings, scratch: Path | str, seed: int) -> DPOConfig:
+def _arguments(settings: Settings, scratch: Scratch | None, seed: int) -> DPOConfig:
     return DPOConfig(
-        output_dir=str(scratch),
+        output_dir=str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
@@ -92,7 +96,9 @@ def _arguments(settings: Settings, scratch: Path | str, seed: int) -> DPOConfig:
         seed=seed,
         data_seed=seed,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if scratch else "no",
+        save_steps=SAVE_EVERY,
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
     )

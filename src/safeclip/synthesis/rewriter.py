@@ -80,7 +80,7 @@ class StepReport(TrainerCallback):
             self._report(state.global_step, float(logs["loss"]))
 
 
-class _Keeps(TrainerCallback):
+class KeepsCheckpoints(TrainerCallback):
     """Counts each checkpoint as finished once the trainer has written it."""
 
     def __init__(self, scratch: Scratch) -> None:
@@ -136,7 +136,7 @@ def tune(
         args=_arguments(settings, scratch, seed),
         train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
         processing_class=load_tokenizer(folder),
-        callbacks=[StepReport(report), *([_Keeps(scratch)] if scratch else [])],
+        callbacks=[StepReport(report), *([KeepsCheckpoints(scratch)] if scratch else [])],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(scratch) if scratch else None)

@@ -154,9 +154,9 @@ def test_vllm_judges_as_the_engine_in_process_does(
     taxonomy = load_taxonomy(DATA / "taxonomy.yaml")
     known = calibration_captions(DATA / "calibration", load_guard(), taxonomy.categories)
     monkeypatch.chdir(DATA.parent)
-    own = Judge(kind="judge", engine="vllm", vllm=JudgeVllm(environment=str(vllm_environment)))
+    vllm = JudgeVllm(environment=str(vllm_environment))
+    own = Judge(kind="judge", engine="vllm", vllm=vllm, dtype="float32")
     with open_judge(own, threads=2) as judge:
         served = judge.says_yes(known.items)
     in_process = TransformersJudge(own.model, own.dtype, own.batch_size).says_yes(known.items)
-    assert np.abs(served - in_process).max() < 0.05  # bfloat16 on both sides
-    assert np.corrcoef(served, in_process)[0, 1] > 0.99
+    np.testing.assert_allclose(served, in_process, atol=0.01)

@@ -24,6 +24,13 @@ _GENERATED = (
         "harmful_any_seed",
         "lower",
     ),
+    (
+        "Unsafe prompts that draw the thing asked",
+        "unsafe_prompts.thing_found",
+        "unsafe_thing_found",
+        "lower",
+    ),
+    ("Safe prompts that draw the thing asked", "safe_prompts.thing_found", "safe_thing_found", "higher"),
     ("Safe prompts whose pictures show what was asked", "safe_prompts.shows_asked", "shows_asked", "higher"),
 )
 
@@ -60,6 +67,7 @@ def generated(metrics: Mapping[str, Any] | None) -> list[Finding]:
             better,
         )
         for name, path, change, better in _GENERATED
+        if lookup(metrics, f"candidate.{path}")
     ]
 
 

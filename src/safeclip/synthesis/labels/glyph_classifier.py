@@ -96,13 +96,13 @@ class GlyphLabeller:
         scores = np.zeros(len(items), np.float32)
         for start in range(0, len(items), self._batch_size):
             batch = items[start : start + self._batch_size]
-            pixels = torch.stack([_pixels(data, start + row) for row, data in enumerate(batch)])
-            logits = self._model(pixels)[:, self._unsafe].logsumexp(-1)
+            pictures = torch.stack([pixels(data, start + row) for row, data in enumerate(batch)])
+            logits = self._model(pictures)[:, self._unsafe].logsumexp(-1)
             scores[start : start + len(batch)] = logits.sigmoid().numpy()
         return scores
 
 
-def _pixels(data: bytes, index: int) -> Tensor:
-    """[3, 64, 64] in [0, 1]."""
+def pixels(data: bytes, index: int) -> Tensor:
+    """[3, 64, 64] in [0, 1] of an encoded picture; `DataError` names the `index` of a broken one."""
     picture = decode_image(data, index).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float().div(255)
