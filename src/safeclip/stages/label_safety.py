@@ -87,7 +87,7 @@ def _training_captions(captions: pa.Table) -> list[str]:
 
 def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table, servers: ExitStack) -> Panel[str]:
     """The panel of `label_safety.text`; what its judges need runs until `servers` closes."""
-    guard, compute = load_guard(), settings.compute
+    guard = load_guard()
 
     def ngrams() -> NgramTextLabeller:
         pairs = load_pairs(Path(settings.data.path) / "curated_pairs.jsonl", guard, taxonomy)
@@ -95,7 +95,8 @@ def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table, serv
         return NgramTextLabeller(pairs, phrases, _training_captions(captions), seed=settings.seed)
 
     calibration = calibration_captions(Path(settings.data.path) / "calibration", guard, taxonomy.categories)
-    make = partial(text_labeller, ngrams=ngrams, servers=servers, threads=compute.threads * compute.workers)
+    threads = settings.compute.threads * settings.compute.workers  # a server's
+    make = partial(text_labeller, ngrams=ngrams, servers=servers, threads=threads)
     return seat(settings.label_safety.text, calibration, lambda own, known: make(own, calibration=known))
 
 
