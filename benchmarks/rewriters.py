@@ -5,9 +5,10 @@
 Each answers the same requests (captions of the val split, concepts drawn as the chain draws them). The judge
 is the picture book's lexicon: which things a caption names, and in which categories; it is neither the reward
 of preference tuning nor the labeller nor the filter. Shares are of all n requests, so that a rejected rewrite
-counts against its model; similarity is the share of words kept in order, of the accepted ones. Needs
-results/tune_rewriter (`make run`); if that was made by SFT alone, DPO with the values of profiles/full.yaml
-follows here and is kept in work/rewriters/.
+counts against its model; similarity is the share of words kept in order, of the accepted ones; `product` is
+share in the asked category times similarity, and what DPO gains on it comes with a paired bootstrap interval.
+Needs results/tune_rewriter (`make run`); if that was made by SFT alone, DPO with the values of
+profiles/full.yaml follows here and is kept in work/rewriters/; a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
@@ -65,7 +68,7 @@ ROWS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="64 captions instead of 192")
+    parser.add_argument("--quick", action="store_true", help="64 captions instead of 384")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write every figure and answer's fate here"
     )
@@ -78,18 +81,21 @@ def main() -> None:
         return
     settings = Settings.model_validate(YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8")))
     encoder = load_encoder("data/base_encoder")
-    requests = held_out(encoder, 64 if options.quick else 192)
+    requests = held_out(encoder, 64 if options.quick else 384)
     figures = {
         name: measure(settings, encoder, adapter, requests) for name, adapter in adapters(settings).items()
     }
+    gain = product_gain(figures["sft"], figures["sft_dpo"])
     if options.json:
         flat = {f"{name}_{key}": value for name, found in figures.items() for key, value in found.items()}
+        flat |= {f"gain_{key}": value for key, value in gain.items()}
         options.json.write_text(
             json.dumps(machine() | flat, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
     print(f"{'':26}" + "".join(f"{name:>10}" for name in figures))
     for row in ROWS:
         print(f"{row:26}" + "".join(f"{shown(found[row]):>10}" for found in figures.values()))
+    print("DPO's gain in product over SFT: {estimate:+.3f}, 95 % {low:+.3f} to {high:+.3f}".format(**gain))
 
 
 def machine() -> dict[str, object]:
@@ -164,14 +170,41 @@ def measure(
     pairs = [
         (request, outcome.text) for request, outcome in zip(requests, outcomes, strict=True) if outcome.text
     ]
-    found = [(named(text), set(asked.categories)) for asked, text in pairs]
+    found = [named(text) for _, text in pairs]
+    right = [bool(said & set(asked.categories)) for said, (asked, _) in zip(found, pairs, strict=True)]
+    rows = dict(zip((asked.id for asked, _ in pairs), right, strict=True))
     figures = counts(requests, outcomes) | {
-        "judged_unsafe": sum(bool(said) for said, _ in found) / len(requests),
-        "in_category": sum(bool(said & asked) for said, asked in found) / len(requests),
+        "judged_unsafe": sum(map(bool, found)) / len(requests),
+        "in_category": sum(right) / len(requests),
+        "rows_in_category": [rows.get(request.id, False) for request in requests],
+        "rows_kept": [
+            kept_words(asked.caption, outcome.text) if outcome.text else None
+            for asked, outcome in zip(requests, outcomes, strict=True)
+        ],
         **kept(encoder, pairs),
         **spread([text for _, text in pairs]),
     }
     return figures | {"product": figures["in_category"] * (figures["similarity"] or 0.0)}
+
+
+def product_gain(sft: Mapping[str, Any], dpo: Mapping[str, Any]) -> dict[str, float]:
+    """DPO's product minus SFT's with a paired percentile bootstrap over the requests, 2,000 replicates."""
+    rng = np.random.default_rng(1)
+    draws = rng.integers(sft["n"], size=(2000, sft["n"]))
+    ours, theirs = (
+        [
+            product(np.array(one["rows_in_category"])[rows], np.array(one["rows_kept"], float)[rows])
+            for rows in draws
+        ]
+        for one in (dpo, sft)
+    )
+    low, high = np.quantile(np.subtract(ours, theirs), (0.025, 0.975))
+    return {"estimate": dpo["product"] - sft["product"], "low": float(low), "high": float(high)}
+
+
+def product(in_category: NDArray[np.bool_], kept: NDArray[np.float64]) -> float:
+    """Share in the asked category, of all, times the words kept, of the accepted (the others are NaN)."""
+    return float(in_category.mean() * np.nanmean(kept))
 
 
 def named(caption: str) -> set[str]:

@@ -16,6 +16,7 @@ from safeclip.errors import ModelError
 from safeclip.settings.label_safety import Judge
 from safeclip.synthesis.chat_endpoint import ChatEndpoint
 from safeclip.synthesis.chat_protocol import ChatReply, ChatRequest, Sampling
+from safeclip.synthesis.labels.batches import score_by_length
 from safeclip.synthesis.labels.judge import JudgeEngine, conversation
 from safeclip.synthesis.language_model import load_model, load_tokenizer
 from safeclip.synthesis.open_endpoint import open_endpoint
@@ -61,12 +62,7 @@ class TransformersJudge:
     @torch.inference_mode()
     def says_yes(self, captions: Sequence[str]) -> np.ndarray:
         """Probability of yes, float32 [N]; no text is made."""
-        scores = np.zeros(len(captions), np.float32)
-        order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
-            scores[rows] = self._ask([captions[row] for row in rows])
-        return scores
+        return score_by_length(captions, self._batch_size, self._ask)
 
     def _ask(self, captions: Sequence[str]) -> np.ndarray:
         chats = [

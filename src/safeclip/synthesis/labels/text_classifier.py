@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from safeclip.errors import ModelError
+from safeclip.synthesis.labels.batches import score_by_length
 
 
 class ClassifierTextLabeller:
@@ -26,16 +27,12 @@ class ClassifierTextLabeller:
 
     @torch.no_grad()
     def score(self, items: Sequence[str]) -> np.ndarray:
-        """Probability of unsafe, float32 [N]; batches of similar length, padded to their longest caption."""
-        scores = np.zeros(len(items), np.float32)
-        order = sorted(range(len(items)), key=lambda row: (len(items[row]), row))
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
-            batch = self._tokenizer(
-                [items[row] for row in rows], return_tensors="pt", padding=True, truncation=True
-            )
-            scores[rows] = self._probability(self._model(**batch).logits).numpy()
-        return scores
+        """Probability of unsafe, float32 [N]."""
+        return score_by_length(items, self._batch_size, self._score)
+
+    def _score(self, captions: list[str]) -> np.ndarray:
+        batch = self._tokenizer(captions, return_tensors="pt", padding=True, truncation=True)
+        return self._probability(self._model(**batch).logits).numpy()
 
     def _probability(self, logits: Tensor) -> Tensor:
         if self._several:
