@@ -82,8 +82,9 @@ def main() -> None:
     settings = Settings.model_validate(YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8")))
     encoder = load_encoder("data/base_encoder")
     requests = held_out(encoder, 64 if options.quick else 384)
+    WORK.mkdir(parents=True, exist_ok=True)
     figures = {
-        name: measure(settings, encoder, adapter, requests) for name, adapter in adapters(settings).items()
+        name: measured(settings, encoder, adapter, requests) for name, adapter in adapters(settings).items()
     }
     gain = product_gain(figures["sft"], figures["sft_dpo"])
     if options.json:
@@ -159,6 +160,21 @@ def preferred_here(settings: Settings, sft: Path) -> Path:
             save_rewriter(preferred, settings.tune_rewriter.model, Path(partial))
             os.replace(Path(partial) / "adapter", folder / "adapter")
     return folder / "adapter"
+
+
+def measured(
+    settings: Settings, encoder: Encoder, adapter: Path, requests: Sequence[RewriteRequest]
+) -> dict[str, Any]:
+    """All figures of one rewriter; measured once."""
+    made_of = f"{folder_digest(adapter)} {len(requests)} {settings.seed} {Path(__file__).read_text()}"
+    file = WORK / f"measured-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.json"
+    if not file.exists():
+        found = measure(settings, encoder, adapter, requests)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(found), encoding="utf-8")
+        os.replace(partial, file)
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return dict(found)
 
 
 def measure(

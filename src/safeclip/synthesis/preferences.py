@@ -25,7 +25,8 @@ from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.taxonomy import Phrase
 
-_BATCH = 64
+_BATCH, _SEED = 64, 0
+_PLACES = 4  # in safe captions, a phrase
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
@@ -55,14 +56,14 @@ def kept_words(caption: str, other: str) -> float:
 
 
 class HiddenStates:
-    """Mean hidden state of a text's tokens half way up a language model, [N, width]; zeros for an empty text.
+    """Mean hidden state of a text's tokens a third up a language model, [N, width]; zeros for an empty text.
 
-    Takes the model over: its upper half is cut off.
+    Lower states tell what is named, higher ones what comes next. Takes the model over: the rest is cut off.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         base: Any = model.base_model  # without the output layer
-        base.layers = base.layers[: len(base.layers) // 2]
+        base.layers = base.layers[: -(-len(base.layers) // 3)]
         self._base = base
         self._tokenizer = tokenizer
 
@@ -81,23 +82,27 @@ class HiddenStates:
 class CategoryReward:
     """Probability that a caption is unsafe in a category, learned from the curated pairs and the phrases.
 
-    Each phrase stands alone and behind a safe caption; the safe captions alone are the negatives.
+    Each phrase stands alone and in safe captions, behind them or in place of some words. Negatives are safe
+    captions as they are and with words of another, so that what is learned is not the putting in.
     """
 
     def __init__(
         self, embed: Embed, pairs: Sequence[CuratedPair], phrases: Sequence[Phrase], safe: Sequence[str]
     ) -> None:
         self._embed = embed
+        rng = np.random.default_rng(_SEED)
         texts = [*(pair.caption_unsafe for pair in pairs), *(phrase.text for phrase in phrases)]
         names = [*(pair.categories for pair in pairs), *(phrase.categories for phrase in phrases)]
-        texts += [f"{safe[at % len(safe)]} with {phrase.text}" for at, phrase in enumerate(phrases)]
-        names += [phrase.categories for phrase in phrases]
-        texts += [*(pair.caption_safe for pair in pairs), *safe]
-        names += [()] * (len(pairs) + len(safe))
+        for phrase in [phrase for phrase in phrases for _ in range(_PLACES)]:
+            texts.append(_put(phrase.text, safe[int(rng.integers(len(safe)))], rng))
+            names.append(phrase.categories)
+        harmless = [*(pair.caption_safe for pair in pairs), *safe, *_mixed(safe, rng)]
+        texts += harmless
+        names += [()] * len(harmless)
         states = embed(texts)
         self._mean, self._scale = states.mean(0), states.std(0) + 1e-6
         self._models = {
-            category: LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced").fit(
+            category: LogisticRegression(C=0.01, max_iter=2000, class_weight="balanced").fit(
                 self._standard(states), [category in held for held in names]
             )
             for category in sorted({name for held in names for name in held})
@@ -113,6 +118,24 @@ class CategoryReward:
 
     def _standard(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         return (states - self._mean) / self._scale
+
+
+def _put(words: str, caption: str, rng: np.random.Generator) -> str:
+    """The words behind the caption, or in place of one to three of its own."""
+    own = caption.split()
+    at = int(rng.integers(len(own)))
+    rest = own[at + int(rng.integers(1, 4)) :]
+    return f"{caption} with {words}" if rng.random() < 0.5 else " ".join([*own[:at], words, *rest])
+
+
+def _mixed(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
+    """Each caption twice, with up to three words of another put in."""
+    mixed = []
+    for caption in [caption for caption in captions for _ in range(2)]:
+        other = captions[int(rng.integers(len(captions)))].split()
+        at = int(rng.integers(len(other)))
+        mixed.append(_put(" ".join(other[at : at + 3]), caption, rng))
+    return mixed
 
 
 def rank(
