@@ -1,6 +1,7 @@
 """Kill -9 at random moments, run again, compare: does every stage recover by itself to the same bytes?
 
-    python benchmarks/crashes.py [--quick] [--stages NAME ...] [--kills N] [--chain FOLDER] [--json FILE]
+    python benchmarks/crashes.py [--quick] [--stages NAME ...] [--kills N] [--first N] [--chain FOLDER]
+                                 [--json FILE]
 
 The chain runs once on 40 rows (or is taken from `--chain`, a folder in which it has run and which is
 changed). Then, for each stage and each trial, the stage is started through DVC, and at a moment drawn from
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,13 +56,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="two kills of the three cheapest stages")
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, metavar="NAME")
     parser.add_argument("--kills", type=int, default=10, help="trials a stage (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first trial, to go on from")
     parser.add_argument("--chain", type=Path, metavar="FOLDER", help="a tiny chain that has run; is changed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every trial to FILE")
     options = parser.parse_args()
     stages, kills = (CHEAP, 2) if options.quick else (options.stages, options.kills)
     with tempfile.TemporaryDirectory(prefix="safeclip-crashes-") as folder:
         root = options.chain or tiny_chain(Path(folder) / "project")
-        trials = [trial for stage in stages for trial in try_stage(root.resolve(), stage, kills)]
+        numbers = range(options.first, options.first + kills)
+        trials = [trial for stage in stages for trial in try_stage(root.resolve(), stage, numbers)]
     if options.json:
         options.json.write_text(json.dumps(summary(trials), indent=2, sort_keys=True) + "\n")
     for stage in stages:
@@ -77,8 +81,8 @@ def tiny_chain(folder: Path) -> Path:
     return root
 
 
-def try_stage(root: Path, stage: str, kills: int) -> list[Trial]:
-    """Run a stage undisturbed for its bytes and its time, then kill it `kills` times."""
+def try_stage(root: Path, stage: str, numbers: Iterable[int]) -> list[Trial]:
+    """Run a stage undisturbed for its bytes and its time, then kill it once for each number."""
     if stage == "package":
         pass_gate(root)
     began = time.monotonic()
@@ -86,10 +90,11 @@ def try_stage(root: Path, stage: str, kills: int) -> list[Trial]:
         sys.exit(f"error: {stage} ends with status {status} undisturbed; nothing to try")
     seconds, whole = time.monotonic() - began, tree_digest(root / "results" / stage)
     trials = []
-    for number in range(kills):
+    for number in numbers:
         draw = random.Random(f"{SEED} {stage} {number}")
         trial = try_once(root, stage, VICTIMS[number % len(VICTIMS)], draw.uniform(0, seconds), whole)
-        print(f"{stage} {trial.victim} after {trial.killed_after_s:.1f} s: {trial.fault or 'recovered'}")
+        told = f"{stage} {trial.victim} after {trial.killed_after_s:.1f} of {seconds:.1f} s"
+        print(f"{told}: {trial.fault or 'recovered'}", flush=True)
         trials.append(trial)
     return trials
 

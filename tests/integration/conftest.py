@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.toy import environment_for, make_toy
+from tests.registry.project import Project
+from tests.toy import PROJECT, environment_for, make_toy, run
 
 _DYING_WITH_US = """
 import os, signal, sys
@@ -57,6 +61,70 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
     """One server for all tests, with SQLite."""
     with serving(tmp_path_factory.mktemp("prefect")) as server:
         yield server
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A server that keeps what it is told, in the order of arrival."""
+
+    url: str
+    heard: list[dict[str, Any]]
+
+    @property
+    def events(self) -> list[str]:
+        return [message["event"] for message in self.heard]
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    heard: list[dict[str, Any]] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing to the console."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Webhook(f"http://127.0.0.1:{server.server_port}/", heard)
+        server.shutdown()
+
+
+def deploy(project: Project, server: PrefectServer) -> None:
+    """This checkout's flows and deployments in the registry's test project, with a process pool."""
+    shutil.copytree(PROJECT / "flows", project.root / "flows")
+    shutil.copy(PROJECT / "prefect.yaml", project.root)
+    project.do("git", "add", "-A")
+    project.do("git", "commit", "-qm", "flows")
+    for command in ("work-pool create --overwrite --type process local", "--no-prompt deploy --all"):
+        done = run(project.root, "prefect", *command.split(), PREFECT_API_URL=server.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def order(server: PrefectServer, deployment: str, **parameters: object) -> None:
+    """Have a run of a deployment scheduled for now."""
+    (found,) = [one for one in server.ask("/deployments/filter") if one["name"] == deployment]
+    due = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+    server.ask(f"/deployments/{found['id']}/create_flow_run", **due)
+
+
+def work(project: Project, server: PrefectServer, **environment: str) -> str:
+    """One worker that takes what is due and ends."""
+    command = ["prefect", "worker", "start", "--pool", "local", "--run-once", "--prefetch-seconds", "1"]
+    done = run(project.root, *command, timeout=600, PREFECT_API_URL=server.url, **environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def runs_of(server: PrefectServer, flow: str) -> list[dict[str, Any]]:
+    """The runs of a flow that have begun, the last first."""
+    begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
+    wanted: dict[str, Any] = {"flows": {"name": {"any_": [flow]}}, "flow_runs": begun}
+    return list(server.ask("/flow_runs/filter", **wanted, sort="START_TIME_DESC"))
 
 
 def free_port() -> int:

@@ -28,7 +28,7 @@ def test_a_cheap_stage_recovers_whoever_is_killed(
     tiny_chain: TinyChain, crashes: ModuleType, tmp_path: Path
 ) -> None:
     root = copy_chain(tiny_chain, tmp_path / "project")
-    trials = crashes.try_stage(root, "render_images", 3)
+    trials = crashes.try_stage(root, "render_images", range(3))
     assert {trial.victim for trial in trials} == {"stage", "dvc", "starter"}
     assert [trial.fault for trial in trials] == ["", "", ""]
 
@@ -42,4 +42,4 @@ def test_ten_kills_of_every_long_stage(
     stage: str, tiny_chain: TinyChain, crashes: ModuleType, tmp_path: Path
 ) -> None:
     root = copy_chain(tiny_chain, tmp_path / "project")
-    assert [trial.fault for trial in crashes.try_stage(root, stage, 10)] == [""] * 10
+    assert [trial.fault for trial in crashes.try_stage(root, stage, range(10))] == [""] * 10

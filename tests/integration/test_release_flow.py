@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,19 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from safeclip.registry.releases import production
 from safeclip.registry.reviews import all_reviews
-from tests.integration.conftest import PrefectServer
+from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
 from tests.registry.project import Project, make_project
-from tests.toy import PROJECT, run
+from tests.toy import run, set_params
 
 pytestmark = pytest.mark.servers
 
 
 @pytest.fixture
-def deployed(tmp_path: Path, prefect_server: PrefectServer) -> Project:
+def deployed(tmp_path: Path, prefect_server: PrefectServer, webhook: Webhook) -> Project:
     """The registry's test project with this checkout's flows, deployed to a process pool."""
-    project = make_project(tmp_path)
-    shutil.copytree(PROJECT / "flows", project.root / "flows")
-    shutil.copy(PROJECT / "prefect.yaml", project.root)
-    project.do("git", "add", "-A")
-    project.do("git", "commit", "-qm", "flows")
-    for command in ("work-pool create --overwrite --type process local", "--no-prompt deploy --all"):
-        done = run(project.root, "prefect", *command.split(), PREFECT_API_URL=prefect_server.url)
-        assert done.returncode == 0, done.stdout + done.stderr
+    project = make_project(tmp_path, registry={"webhook": webhook.url})
+    deploy(project, prefect_server)
     return project
-
-
-def work(project: Project, server: PrefectServer, **environment: str) -> str:
-    """One worker that takes what is due and ends."""
-    command = ["prefect", "worker", "start", "--pool", "local", "--run-once", "--prefetch-seconds", "1"]
-    done = run(project.root, *command, PREFECT_API_URL=server.url, **environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def runs_of(server: PrefectServer, flow: str) -> list[dict[str, Any]]:
-    begun = {"state": {"type": {"not_any_": ["SCHEDULED"]}}}
-    wanted: dict[str, Any] = {"flows": {"name": {"any_": [flow]}}, "flow_runs": begun}
-    return list(server.ask("/flow_runs/filter", **wanted, sort="START_TIME_DESC"))
 
 
 def resume(server: PrefectServer, flow_run: str, **answer: object) -> str:
@@ -60,13 +39,17 @@ def resume(server: PrefectServer, flow_run: str, **answer: object) -> str:
         return asyncio.run(send())
 
 
-def test_a_deployed_retrain_asks_waits_and_promotes(deployed: Project, prefect_server: PrefectServer) -> None:
+def test_a_deployed_retrain_asks_waits_and_promotes(
+    deployed: Project, prefect_server: PrefectServer, webhook: Webhook
+) -> None:
     (deployed.root / "package.py").write_text((deployed.root / "package.py").read_text() + "\n")
-    (nightly,) = [found for found in prefect_server.ask("/deployments/filter") if found["name"] == "nightly"]
-    prefect_server.ask(f"/deployments/{nightly['id']}/create_flow_run", state={"type": "SCHEDULED"})
+    order(prefect_server, "nightly")
     log = work(deployed, prefect_server)
     (asked,) = all_reviews(deployed.registry.store)
     assert asked.state == "waiting", log
+    assert [(one["event"], one["candidate"]) for one in webhook.heard] == [
+        ("approval_wanted", asked.candidate.id)
+    ]
 
     log = work(deployed, prefect_server)
     (waiting,) = runs_of(prefect_server, "review")
@@ -83,3 +66,24 @@ def test_a_deployed_retrain_asks_waits_and_promotes(deployed: Project, prefect_s
     release = production(deployed.root)
     assert release is not None
     assert (release.version, release.reason) == ("v0.1.0", "numbers are good")
+    told = {"event": "promoted", "project": "safeclip", "version": "v0.1.0", "reviewer": "alice@example.org"}
+    assert webhook.heard[1:] == [told]
+
+
+@pytest.mark.parametrize(
+    ("params", "told", "why"),
+    [
+        ({"left": {"fails": True, "seconds": 0}}, "stage_failed", "input 7 is broken; mend it"),
+        ({"gate": {"passes": False}}, "gate_failed", "the gate did not pass"),
+    ],
+)
+def test_a_failed_run_is_told_and_nobody_is_asked(
+    toy: Path, prefect_server: PrefectServer, webhook: Webhook, params: dict[str, Any], told: str, why: str
+) -> None:
+    set_params(toy, **params)
+    (toy / "params.yaml").write_text(f"seed: 1\nregistry: {{webhook: '{webhook.url}'}}\n")
+    (toy / "allowed_signers").write_text("alice@example.org ssh-ed25519 AAAA\n")
+    done = run(toy, "python", "flows/retrain.py", PREFECT_API_URL=prefect_server.url)
+    assert done.returncode != 0
+    assert webhook.events == [told], done.stderr
+    assert why in webhook.heard[0]["why"]

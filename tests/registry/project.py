@@ -48,10 +48,11 @@ import hashlib, json
 from pathlib import Path
 out = Path("results/package")
 out.mkdir(parents=True, exist_ok=True)
-weights = Path("results/finetune/adapter.safetensors").read_text()
-bento = f"bento of {weights}".encode()
+weights = Path("results/finetune/adapter.safetensors").read_bytes()
+bento = b"bento of " + weights
 (out / "safeclip-embedder.tar").write_bytes(bento)
-package = {"name": "safeclip-embedder", "version": weights, "bento": hashlib.sha256(bento).hexdigest()}
+version, digest = hashlib.sha256(weights).hexdigest()[:12], hashlib.sha256(bento).hexdigest()
+package = {"name": "safeclip-embedder", "version": version, "bento": digest}
 (out / "package.json").write_text(json.dumps(package))
 """
 
@@ -70,14 +71,15 @@ class Project:
     def registry(self) -> Registry:
         return Registry.of(self.root)
 
-    def candidate(self, harm: float = 0.2, weights: str = "w1") -> None:
+    def candidate(self, harm: float = 0.2, weights: str | bytes = "w1") -> None:
         """Lay down another candidate, as a run would: outcomes, metrics, verdict, Bento, dvc.lock."""
         results = self.root / "results"
         for name in ("finetune", "evaluate", "gate", "package"):
             (results / name).mkdir(parents=True, exist_ok=True)
             for old in (results / name).iterdir():
                 old.unlink()
-        (results / "finetune/adapter.safetensors").write_text(weights)
+        whole = weights.encode() if isinstance(weights, str) else weights
+        (results / "finetune/adapter.safetensors").write_bytes(whole)
         write_table(results / "evaluate/outcomes.parquet", outcomes(harm, self._assigned()), SLICED_OUTCOMES)
         found = measured(outcomes(harm, self._assigned()))
         metrics = summarise(found, Resampling(1))
@@ -127,8 +129,8 @@ def outcomes(harm: float, assigned: bool, n: int = 1000) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def make_project(folder: Path) -> Project:
-    """The project with its first candidate, everything committed."""
+def make_project(folder: Path, weights: str | bytes = "w1", **sections: object) -> Project:
+    """The project with its first candidate, everything committed; `sections` are added to params.yaml."""
     root, keys = folder / "project", folder / "keys"
     root.mkdir(parents=True)
     keys.mkdir()
@@ -137,7 +139,8 @@ def make_project(folder: Path) -> Project:
         subprocess.run(command, check=True)
     signers = [f"{name}@example.org {(keys / f'{name}.pub').read_text()}" for name in ("alice", "bob")]
     (root / "allowed_signers").write_text("".join(signers))
-    (root / "params.yaml").write_text(PARAMS)
+    given = [f"{name}: {json.dumps(values)}\n" for name, values in sections.items()]
+    (root / "params.yaml").write_text(PARAMS + "".join(given))
     (root / "dvc.yaml").write_text(DVC)
     (root / "package.py").write_text(PACKAGE)
     (root / "production.json").write_text('{"assigned": false, "digests": {}, "version": null}\n')
@@ -148,7 +151,7 @@ def make_project(folder: Path) -> Project:
     project.do("git", "config", "user.email", "runner@example.org")
     project.do("dvc", "init", "-q")
     project.do("dvc", "remote", "add", "-q", "-d", "default", "remote")
-    project.candidate()
+    project.candidate(weights=weights)
     project.do("git", "add", "-A")
     project.do("git", "commit", "-qm", "first")
     return project

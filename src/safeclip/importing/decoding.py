@@ -92,7 +92,7 @@ class Decoder:
                 raise ItemFault(data)
             picture = accept(data, name, min_side=self.min_side, max_side=self.max_side)
         except ItemFault as fault:
-            return {"fault": str(fault)}
+            return {"fault": str(fault).encode("utf-8", "backslashreplace").decode()}
         return asdict(picture) | {"thumbnail": picture.thumbnail.tobytes()}
 
 
