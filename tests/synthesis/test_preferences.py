@@ -28,7 +28,7 @@ from safeclip.synthesis.language_model import folder_digest, load_model, load_re
 from safeclip.synthesis.preference_tuning import prefer
 from safeclip.synthesis.preferences import CategoryReward, HiddenStates, Preference, kept_words, rank
 from safeclip.synthesis.prompts import prompt_messages
-from safeclip.synthesis.rewriter import save_rewriter, tune
+from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 from safeclip.synthesis.smollm import model_folder
 from safeclip.taxonomy import Phrase
 from tests.synthesis.test_rewriter import PAIRS, QUICK
@@ -43,6 +43,12 @@ SHORT = PreferenceSettings(captions=8, candidates=2, margin=0.0, batch_size=2, l
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def sft(model: tuple[str, Path]) -> TunedRewriter:
+    """What SFT left; DPO changes it in place, so take copies."""
+    return tune(model[0], PAIRS, QUICK, seed=1)
 
 
 def says_gun(texts: list[str], categories: object) -> np.ndarray:
@@ -153,13 +159,11 @@ def gap(folder: str, adapter: Path) -> float:
 
 
 def test_what_is_preferred_becomes_likelier_and_twice_gives_the_same_files(
-    model: tuple[str, Path], tmp_path: Path
+    model: tuple[str, Path], sft: TunedRewriter, tmp_path: Path
 ) -> None:
-    tuned = tune(model[0], PAIRS, QUICK, seed=1)
-    save_rewriter(tuned, "tiny", tmp_path / "sft")
-    kept = copy.deepcopy(tuned)
+    save_rewriter(sft, "tiny", tmp_path / "sft")
     for run in ("one", "two"):
-        start = copy.deepcopy(kept)
+        start = copy.deepcopy(sft)
         save_rewriter(prefer(start, model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / run)
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
     files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*")}
@@ -168,10 +172,9 @@ def test_what_is_preferred_becomes_likelier_and_twice_gives_the_same_files(
 
 
 def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
-    model: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[str, Path], sft: TunedRewriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preference_tuning, "SAVE_EVERY", 2)
-    kept = tune(model[0], PAIRS, QUICK, seed=1)
     (tmp_path / "scratch").mkdir()
     scratch = Scratch("test", tmp_path / "scratch")
     steps: list[int] = []
@@ -182,12 +185,12 @@ def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
             if step == stop_at:
                 raise KeyboardInterrupt
 
-        start = copy.deepcopy(kept)
+        start = copy.deepcopy(sft)
         done = prefer(start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch)
         save_rewriter(done, "tiny", tmp_path / name)
 
     save_rewriter(
-        prefer(copy.deepcopy(kept), model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / "one"
+        prefer(copy.deepcopy(sft), model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / "one"
     )
     with pytest.raises(KeyboardInterrupt):
         run(5, "never")
@@ -196,8 +199,10 @@ def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
     assert folder_digest(tmp_path / "one" / "adapter") == folder_digest(tmp_path / "two" / "adapter")
 
 
-def test_rewrites_that_were_drawn_are_not_drawn_again(model: tuple[str, Path], tmp_path: Path) -> None:
-    save_rewriter(tune(model[0], PAIRS, QUICK, seed=1), "tiny", tmp_path)
+def test_rewrites_that_were_drawn_are_not_drawn_again(
+    model: tuple[str, Path], sft: TunedRewriter, tmp_path: Path
+) -> None:
+    save_rewriter(sft, "tiny", tmp_path)
     settings = RewriteCaptions(batch_size=4, max_new_tokens=4, dtype="float32")
     requests = [RewriteRequest(f"row-{n}", f"a man by river {n}", "a gun") for n in range(10)]
 
@@ -213,10 +218,9 @@ def test_rewrites_that_were_drawn_are_not_drawn_again(model: tuple[str, Path], t
     assert drawn(tmp_path / "adapter", scratch) == whole
 
 
-def test_too_few_pairs_say_what_to_change(model: tuple[str, Path]) -> None:
-    tuned = tune(model[0], PAIRS, QUICK, seed=1)
+def test_too_few_pairs_say_what_to_change(model: tuple[str, Path], sft: TunedRewriter) -> None:
     with pytest.raises(TrainingError, match=r"1 ranked pairs.*`tune_rewriter\.preference\.captions`"):
-        prefer(tuned, model[0], preferences()[:1], SHORT, seed=1)
+        prefer(sft, model[0], preferences()[:1], SHORT, seed=1)
 
 
 def test_the_stage_keeps_what_sft_left_beside_what_dpo_made(
