@@ -29,6 +29,9 @@ class ChatServer(ThreadingHTTPServer):
         self.under_way, self.most_under_way = 0, 0
         self.lock = threading.Lock()
 
+    def handle_error(self, *_: object) -> None:
+        """A client that gave up is no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

@@ -12,15 +12,15 @@ from safeclip.settings.section import Count, Positive, Rate, Section, Share, Wei
 class Preference(Section):
     """DPO after SFT: rewrites are drawn from the tuned model, ranked by a reward, learned from in pairs."""
 
-    captions: Positive = 200  # safe captions of the train split
-    candidates: Annotated[int, Field(ge=2)] = 4  # rewrites drawn for each
+    captions: Positive = 300  # safe captions of the train split
+    candidates: Annotated[int, Field(ge=2)] = 6  # rewrites drawn for each
     temperature: Rate = 1.0  # of these draws
-    margin: Share = 0.2  # of reward between the better and the worse rewrite
+    margin: Share = 0.4  # of reward between the better and the worse rewrite
     beta: Rate = 0.1  # how dear it is to leave what SFT learned
     sft_weight: Weight = 0.2  # of the better rewrite's own likelihood in the loss
     epochs: Positive = 1
     batch_size: Positive = 8
-    learning_rate: Rate = 1e-4
+    learning_rate: Rate = 3e-4
 
 
 class TuneRewriter(Section):
