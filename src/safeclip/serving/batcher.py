@@ -16,6 +16,8 @@ from concurrent.futures import Executor
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
+MAX_BATCH = 16
+"""Of 32 clients that wait for their answers, 32 at a time would make batches of 31 and 1 by turns."""
 SMOOTHING = 0.2
 """Weight of the newest batch in the estimated cost of an item."""
 
@@ -60,7 +62,7 @@ class MicroBatcher(Generic[Item]):
         pool: Executor,
         backlog: Backlog,
         *,
-        max_batch: int = 32,
+        max_batch: int = MAX_BATCH,
         observe: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._run, self._pool, self._backlog, self._observe = run, pool, backlog, observe

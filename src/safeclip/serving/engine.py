@@ -6,6 +6,7 @@ Pictures are decoded on a thread of their own, beside the model's. Both queues c
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,8 @@ from safeclip.serving.limits import BACKLOG_SECONDS
 from safeclip.serving.observed import BACKLOG, BATCHES, UNSAFE
 from safeclip.serving.schemas import MAX_HITS, Hit, ImageItem, Score, TextItem
 
+SWITCH_S = 0.0005
+"""Between batches the model thread wants Python's lock while answers are written: 5 ms a time by default."""
 INLINE_CHARS = 2000
 """Texts of together more characters are checked on a thread: the worst ones take 10 ms each."""
 
@@ -36,6 +39,7 @@ class Engine:
         self.index: Index | None = None
         if gallery:
             self.index = open_index(gallery, self.embedder.encoder.digest, self.embedder.base.digest)
+        sys.setswitchinterval(SWITCH_S)
         self._model = ThreadPoolExecutor(1, "model")
         self._decoder = ThreadPoolExecutor(1, "decoder")
         self.backlog = Backlog(BACKLOG_SECONDS)

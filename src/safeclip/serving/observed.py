@@ -27,7 +27,7 @@ SECONDS = Histogram(
     ["route"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
 )
-BATCHES = Histogram("safeclip_batch_items", "Items of a model run", ["model"], buckets=(1, 2, 4, 8, 16, 32))
+BATCHES = Histogram("safeclip_batch_items", "Items of a model run", ["model"], buckets=(1, 2, 4, 8, 16))
 BACKLOG = Gauge("safeclip_backlog_seconds", "Estimated work waiting", multiprocess_mode="livesum")
 UNSAFE = Counter("safeclip_unsafe_inputs", "Inputs of score and search judged unsafe", ["modality"])
 
