@@ -24,25 +24,26 @@ from safeclip.serving.towers import Towers
 
 TEXTS = 256
 """At most so many in one batch."""
-PARITY = 1e-5
-"""Largest difference of any vector component between packaging and serving."""
+PARITY = {"float32": 1e-5, "bfloat16": 5e-3}
+"""Largest difference of any vector component between packaging and serving, by what the towers compute in."""
 
 
 class Embedder:
     """Checks texts and images, and embeds them: [N, D] float32, l2-normalised.
 
-    Raises `ModelError` at once if the reference vectors are not reproduced to `PARITY`.
+    `precision` is a key of `PARITY`. Raises `ModelError` at once if the reference vectors are not reproduced.
     """
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int = 1, precision: str = "float32") -> None:
         torch.set_num_threads(threads)
         self.guard = load_guard()
         self.encoder = _load(folder / "encoder")
         self.base = _load(folder / "base")
         self.info: dict[str, Any] = _read(folder / "info.json")
         self.scorer = Scorer(_read(folder / "scoring.json"))
-        self._towers = [Towers(self.encoder), Towers(self.base)]
-        self._check_parity(_read(folder / "reference.json"))
+        dtype: torch.dtype = getattr(torch, precision)
+        self._towers = [Towers(self.encoder, dtype), Towers(self.base, dtype)]
+        self._check_parity(_read(folder / "reference.json"), PARITY[precision])
 
     def check_text(self, text: str, name: str) -> None:
         """`GuardError` naming the item if the text trips the content guard."""
@@ -74,14 +75,14 @@ class Embedder:
         """Embeddings of prepared images."""
         return self._towers[base].images(torch.stack(pixels)).numpy()
 
-    def _check_parity(self, reference: dict[str, Any]) -> None:
+    def _check_parity(self, reference: dict[str, Any], parity: float) -> None:
         pixels = [self.prepare_image(image, "reference image") for image in reference["images"]]
         now = np.concatenate([self.texts(reference["texts"]), self.images(pixels)])
         packaged = np.asarray(reference["embeddings"], dtype=np.float32)
         worst = float(np.abs(now - packaged).max()) if now.shape == packaged.shape else float("inf")
-        if not worst <= PARITY:
+        if not worst <= parity:
             raise ModelError(
-                f"reference vectors differ by {worst:.1e} (at most {PARITY:.0e}): weights or libraries are "
+                f"reference vectors differ by {worst:.1e} (at most {parity:.0e}): weights or libraries are "
                 "not those that were packaged; rebuild the Bento"
             )
 

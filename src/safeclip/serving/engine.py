@@ -34,8 +34,10 @@ INLINE_CHARS = 2000
 class Engine:
     """Answers for one packaged model and, if mounted, one gallery index."""
 
-    def __init__(self, model: Path, gallery: Path | None, threads: int = 1) -> None:
-        self.embedder = Embedder(model, threads)
+    def __init__(
+        self, model: Path, gallery: Path | None, threads: int = 1, precision: str = "float32"
+    ) -> None:
+        self.embedder = Embedder(model, threads, precision)
         self.index: Index | None = None
         if gallery:
             self.index = open_index(gallery, self.embedder.encoder.digest, self.embedder.base.digest)

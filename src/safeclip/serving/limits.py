@@ -29,6 +29,8 @@ LIMITS = {
     "body_bytes": MAX_BODY_BYTES,
 }
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def _count(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
@@ -37,6 +39,14 @@ def _count(name: str, default: int) -> int:
     return int(text)
 
 
+def _precision(name: str) -> str:
+    text = os.environ.get(name, PRECISIONS[0])
+    if text not in PRECISIONS:
+        raise SettingsError(f"{name} = {text!r}: must be {' or '.join(PRECISIONS)}; mend it or unset it")
+    return text
+
+
+PRECISION = _precision("SAFECLIP_PRECISION")  # what the towers compute in
 WORKERS = _count("SAFECLIP_WORKERS", 1)  # processes, each with its own copy of the model
 THREADS = _count("SAFECLIP_THREADS", 1)  # torch threads a worker
 BACKLOG_SECONDS = _count("SAFECLIP_BACKLOG", 20)  # estimated work that may wait; less than the time limit

@@ -18,7 +18,7 @@ from bentoml.exceptions import BentoMLException, InvalidArgument
 
 from safeclip.errors import DataError, GuardError
 from safeclip.serving.batcher import Overloaded
-from safeclip.serving.limits import LIMITS, THREADS, TIMEOUT, WORKERS, model_folder
+from safeclip.serving.limits import LIMITS, PRECISION, THREADS, TIMEOUT, WORKERS, model_folder
 from safeclip.serving.middleware import RequestLimits, TokenGate
 from safeclip.serving.multipart import Multipart
 from safeclip.serving.observed import Observed, log_to_stdout
@@ -76,7 +76,7 @@ class SafeclipEmbedder:
 
         log_to_stdout()
         gallery = os.environ.get("SAFECLIP_GALLERY")
-        self.engine = Engine(model_folder(), Path(gallery) if gallery else None, THREADS)
+        self.engine = Engine(model_folder(), Path(gallery) if gallery else None, THREADS, PRECISION)
         self.version: str = self.engine.embedder.info["version"]
         pages.state.engine = self.engine
 

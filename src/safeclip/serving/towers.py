@@ -29,17 +29,17 @@ EXAMPLES = ["a dog near the river", "two apples"]
 
 
 class Towers:
-    """`texts`: token ids [B, L] -> [B, D]; `images`: pixels [B, 3, H, W] -> [B, D]; both l2-normalised.
+    """`texts`: token ids [B, L] -> [B, D]; `images`: pixels [B, 3, H, W] -> [B, D]; float32, l2-normalised.
 
-    The encoder's own model is changed: it serves from now on.
+    The encoder's own model is changed, to `dtype` as well: it serves from now on.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        model, size = encoder.model, encoder.image_size
+    def __init__(self, encoder: Encoder, dtype: torch.dtype = torch.float32) -> None:
+        model, size = encoder.model.to(dtype), encoder.image_size
         for block in model.modules():
             if type(block) is ResidualAttentionBlock and block.attn.batch_first:
                 block.attn = _Attention(block.attn)
-        texts, images = _Tower(model.encode_text), _Tower(model.encode_image)
+        texts, images = _Tower(model.encode_text, torch.long), _Tower(model.encode_image, dtype)
         if isinstance(model, CutTextCLIP):
             texts.read_only_at(_end_token(model), model.transformer.resblocks[-1])
         if _pools_class_token(model.visual):
@@ -49,9 +49,9 @@ class Towers:
 
 
 class _Tower(nn.Module):
-    def __init__(self, encode: Callable[..., Tensor]) -> None:
+    def __init__(self, encode: Callable[[Tensor], Tensor], takes: torch.dtype) -> None:
         super().__init__()
-        self._encode = encode
+        self._encode, self._takes = encode, takes
         self._last: nn.Module | None = None
 
     def read_only_at(self, place: Callable[[Tensor], Tensor], last: nn.Module) -> None:
@@ -63,7 +63,7 @@ class _Tower(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         if self._last is not None:
             self._last.place = self._place(batch)
-        return self._encode(batch, normalize=True)
+        return F.normalize(self._encode(batch.to(self._takes)).float(), dim=-1)
 
 
 def _end_token(model: CutTextCLIP) -> Callable[[Tensor], Tensor]:
