@@ -62,6 +62,7 @@ def test_without_a_lock_it_says_what_to_do(
 
 
 @pytest.mark.servers
+@pytest.mark.timeout(3600)
 def test_two_clones_of_the_real_chain_in_different_surroundings_agree(tmp_path: Path) -> None:
     root = copy_checkout(PROJECT, tmp_path / "project")
     for command in (["git", "add", "-A"], ["git", *AUTHOR, "commit", "-q", "-m", "all"]):

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,11 @@ def decode_all(items: Iterable[Item], decoder: Decoder, workers: int) -> Iterato
     """Each item with its picture or its fault, in order; `DataError` if a worker dies."""
     decoder.scratch.mkdir(parents=True, exist_ok=True)
     under_way: deque[tuple[list[Item], str, Future[None] | None]] = deque()
-    with _pool(workers) as pool:
+    portions = _portions(items)
+    first = list(islice(portions, 2))  # a single portion is not worth starting a process for
+    with _pool(workers if len(first) > 1 else 1) as pool:
         try:
-            for portion, sources in _portions(items):
+            for portion, sources in chain(first, portions):
                 piece = decoder.piece(sources)
                 todo = None if decoder.store.has(piece) else pool.submit(decoder.decode, piece, sources)
                 under_way.append((portion, piece, todo))
