@@ -5,9 +5,11 @@
 Both sides train adapters of rank 16 on the same layers of the same weights under the same objective
 (safe_clip, the only one the plain trainer has), on the same batch, alternating in one process on one thread;
 a ratio is the median of the pairs. Ours is the step of the `finetune` stage in bfloat16, plain is
-`plain_training.py`. The floor is the operations of our step's matrix products (counted by torch; the update's
-accumulating products, about 1 %, are not) over the rate of the widest product of the image tower, measured
-between the pairs. Peak memory is read in a process of its own a side.
+`plain_training.py`. The floor is the operations of our step's matrix products over the rate of the widest
+product of the image tower, measured between the pairs; no dense gradient of a weight is among them.
+`*_products_of_floor` is how near to that rate the same products come alone, in their own shapes, and
+`*_products` their share of the step: what is left of it stands between the products. Peak memory is read in a
+process of its own a side.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,9 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import open_clip
 import torch
+from matrix_products import Products, matrix_rate, seconds
 from plain_training import PlainTrainer
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text
@@ -116,37 +117,28 @@ def sides(size: str) -> tuple[Callable[[], object], Callable[[], object], dict[s
     return ours.train_step, lambda: plain.step(rows), {"difference": exact.history[0]["total_loss"] - first}
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def matrix_rate(encoder_tokens: int, width: int) -> float:
-    """bf16 operations a second of [tokens, width] x [width, 4 width], the best of three."""
-    x = torch.randn(encoder_tokens, width).bfloat16()
-    weight = torch.randn(4 * width, width).bfloat16()
-    best = min(seconds(lambda: torch.nn.functional.linear(x, weight)) for _ in range(3))
-    return 2 * encoder_tokens * width * 4 * width / best
-
-
 def compare(size: str, pairs: int) -> dict[str, object]:
     ours, plain, check = sides(size)
     ours()  # casts the frozen weights, fills the allocator
-    with FlopCounterMode(display=False) as counter:
+    with Products() as products:
         ours()
-    operations = counter.get_total_flops()
+    operations = products.operations
     tokens, width = (2 * BATCH[size] * 50, 768) if size == "vitb32" else (2 * BATCH[size] * 65, 128)
-    slow, fast, rates = [], [], []
+    slow, fast, alone, rates = [], [], [], []
     for _ in range(pairs):
         slow.append(seconds(plain))
         fast.append(seconds(ours))
+        alone.append(products.seconds_alone())
         rates.append(matrix_rate(tokens, width))
     rate = statistics.median(rates)
     return {
         f"{size}_over_plain": statistics.median(a / b for a, b in zip(slow, fast, strict=True)),
         f"{size}_of_floor": statistics.median(
             operations / rate / took for rate, took in zip(rates, fast, strict=True)
+        ),
+        f"{size}_products": statistics.median(a / b for a, b in zip(alone, fast, strict=True)),
+        f"{size}_products_of_floor": statistics.median(
+            operations / rate / took for rate, took in zip(rates, alone, strict=True)
         ),
         f"{size}_quadruplets_per_s": BATCH[size] / statistics.median(fast),
         f"{size}_plain_quadruplets_per_s": BATCH[size] / statistics.median(slow),
@@ -155,6 +147,7 @@ def compare(size: str, pairs: int) -> dict[str, object]:
         f"{size}_loss_difference": check["difference"],
         f"{size}_plain_s": slow,
         f"{size}_ours_s": fast,
+        f"{size}_products_s": alone,
         f"{size}_rates": rates,
     }
 

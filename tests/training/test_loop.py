@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
-from safeclip.errors import TrainingError
+from safeclip.errors import SettingsError, TrainingError
 from safeclip.settings.finetune import EarlyStop, Interpolate
 from safeclip.training.checkpoint import load_checkpoint
 from safeclip.training.loop import BAD_BATCH, batch_rows, finetune, learning_rate
@@ -202,3 +202,28 @@ def test_the_last_step_is_kept_beside_the_best(encoder, splits, tmp_path):
     assert outcome.last.keys() == saved.factors.keys()
     last_a = {name: value for name, value in outcome.last.items() if name.endswith("lora_a")}
     assert all(torch.equal(value, saved.factors[name]) for name, value in last_a.items())
+
+
+@pytest.mark.servers  # compiles for a minute
+def test_compiled_towers_train_as_the_plain_ones_do(encoder, splits, tmp_path):
+    runs = [
+        finetune(
+            encoder,
+            *splits,
+            RECIPE.model_copy(update={"compile": compiled, "steps": 5}),
+            seed=0,
+            folder=tmp_path / str(compiled),
+        )
+        for compiled in (False, True)
+    ]
+    losses = [[row["total_loss"] for row in run.history] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # in bf16
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2  # one a tower: it was compiled
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_line(encoder, splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    recipe = RECIPE.model_copy(update={"compile": True})
+    with pytest.raises(SettingsError, match=r"^`finetune.compile`: no-such-compiler is not on .* to false$"):
+        finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")

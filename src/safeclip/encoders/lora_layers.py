@@ -25,15 +25,21 @@ from torch.nn import functional as F
 class LowRankLinear(torch.autograd.Function):
     """y = x W^T + c + (x A^T) B^T for x [N, I], frozen W [O, I] and c [O] (or None), A [r, I], B [O, r].
 
-    Both products are summed by the matrix product itself, forward and backward: the two passes over y and
-    over dx that adding two results takes are most of what an adapter costs on a CPU.
+    Everything is summed by the matrix products themselves, forward and backward: the passes over y and over
+    dx that adding their parts takes are most of what an adapter costs on a CPU.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
         low = x @ a.T
         ctx.save_for_backward(x, weight, a, b, low)
-        return F.linear(x, weight, bias).addmm_(low, b.T)
+        if bias is None or x.device.type != "cpu":
+            return F.linear(x, weight, bias).addmm_(low, b.T)
+        # the bias is one more column of B, its input is always 1
+        low, b = F.pad(low, (0, 1), value=1.0), torch.cat([b, bias[:, None]], dim=1)
+        if _joins(x, len(weight)):
+            return torch.cat([x, low], dim=1) @ torch.cat([weight, b], dim=1).T
+        return (x @ weight.T).addmm_(low, b.T)
 
     @staticmethod
     @once_differentiable
@@ -41,8 +47,22 @@ class LowRankLinear(torch.autograd.Function):
         (dy,) = gradients
         x, weight, a, b, low = ctx.saved_tensors
         d_low = dy @ b
-        dx = (dy @ weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[0]:
+            dx = None
+        elif _joins(dy, weight.shape[1]):
+            dx = torch.cat([dy, d_low], dim=1) @ torch.cat([weight, a])
+        else:
+            dx = (dy @ weight).addmm_(d_low, a)
         return dx, None, None, d_low.T @ x, (low.T @ dy).T
+
+
+def _joins(x: Tensor, width: int) -> bool:
+    """Whether x W + low B, of this width, is taken as one product of joined operands, [x low] [W; B].
+
+    On a CPU, where the result is much wider than x: copying the operands side by side costs less than a
+    second pass over the result (measured at four times: 10 to 40 % less in all; at three times no less).
+    """
+    return x.device.type == "cpu" and width > 3 * x.shape[1]
 
 
 class LoraLayer(nn.Module):
@@ -68,18 +88,29 @@ class LoraLayer(nn.Module):
         result: Tensor = LowRankLinear.apply(flat, *frozen, a.to(dtype), b.to(dtype))
         return result.view(*x.shape[:-1], -1)
 
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        """Cast the frozen parameters now, as compiled code needs it: it takes the casts that it finds."""
+        for name, parameter in self.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                self._kept_cast(name, parameter, dtype)
+
     def _frozen(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """The frozen parameter as a matrix (or vector) in `dtype`; a cast is kept until it changes."""
+        """The frozen parameter as a matrix (or vector) in `dtype`."""
         parameter: Tensor | None = getattr(self, name)
         if parameter is None:
             return None
         if parameter.dtype != dtype:
-            version, cast = self._cast.get(name, (-1, parameter))
-            if (version, cast.dtype, cast.device) != (parameter._version, dtype, parameter.device):
-                cast = parameter.detach().to(dtype)
-                self._cast[name] = (parameter._version, cast)
-            parameter = cast
+            compiling = torch.compiler.is_compiling()  # versions mean nothing to the compiler
+            parameter = self._cast[name][1] if compiling else self._kept_cast(name, parameter, dtype)
         return parameter.flatten(1) if parameter.dim() > 1 else parameter
+
+    def _kept_cast(self, name: str, parameter: Tensor, dtype: torch.dtype) -> Tensor:
+        """A cast that is kept until the parameter changes."""
+        version, cast = self._cast.get(name, (-1, parameter))
+        if (version, cast.dtype, cast.device) != (parameter._version, dtype, parameter.device):
+            cast = parameter.detach().to(dtype)
+            self._cast[name] = (parameter._version, cast)
+        return cast
 
     def dense_update(self) -> Tensor:
         """(alpha / rank) B A in the shape of the base weight, for merging."""
@@ -156,16 +187,58 @@ class LoraTokens(LoraLayer):
         return self.scale * (self.lora_b @ self.lora_a)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of [B, heads, L, D / heads], with an additive mask [L, L] or none.
+class PlainAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d) + mask) v in plain products, from packed q, k, v to joined heads.
 
-    torch's fused kernel, but for bf16 on a CPU: there its backward pass took five times as long as three
-    plain products (256 x 4 heads x 65 tokens x 32: 220 ms against 45 ms on one core).
+    For bf16 on a CPU: there the backward pass of torch's fused kernel took ten times as long as its products,
+    and what autograd makes of the plain ones copies every operand again.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype) @ v
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, mask: Tensor | None) -> Tensor:
+        batch, length, _, heads, size = packed.shape
+        # shape: 3 x [B heads, L, d]
+        q, k, v = packed.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, length, size)
+        scores = _scaled_product(q, k.mT, size**-0.5)
+        weights = (scores if mask is None else scores.add_(mask)).softmax(dim=-1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.heads = heads
+        return _joined(torch.bmm(weights, v), heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        q, k, v, weights = ctx.saved_tensors
+        gradient = gradients[0].unflatten(-1, (ctx.heads, -1)).transpose(1, 2).reshape(v.shape)
+        d_weights = torch.bmm(gradient, v.mT)
+        d_scores = torch.ops.aten._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        scale = q.shape[-1] ** -0.5
+        d_packed = q.new_empty(3, *q.shape)
+        _scaled_product(d_scores, k, scale, out=d_packed[0])
+        _scaled_product(d_scores.mT, q, scale, out=d_packed[1])
+        torch.bmm(weights.mT, gradient, out=d_packed[2])
+        return d_packed.unflatten(1, (-1, ctx.heads)).permute(1, 3, 0, 2, 4).contiguous(), None
+
+
+def _scaled_product(a: Tensor, b: Tensor, scale: float, out: Tensor | None = None) -> Tensor:
+    """scale a b for a [N, I, J], b [N, J, K]; the scale costs no pass of its own."""
+    return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=scale, out=out)
+
+
+def _joined(mixed: Tensor, heads: int) -> Tensor:
+    """[B heads, L, d] -> [B, L, heads d]."""
+    return mixed.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+
+
+def attend(packed: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of packed q, k, v [B, L, 3, heads, D / heads], with an additive mask [L, L] or none.
+
+    Returns [B, L, D]. By torch's fused kernel wherever that is the faster one.
+    """
+    if packed.device.type == "cpu" and packed.dtype == torch.bfloat16:
+        return PlainAttention.apply(packed, mask)
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class LoraAttention(LoraLayer):
@@ -203,12 +276,10 @@ class LoraAttention(LoraLayer):
     ) -> tuple[Tensor, None]:
         assert query is key is value, "self-attention only"
         assert not need_weights, "the weights are never formed"
-        batch, length, width = query.shape
+        batch, length, _ = query.shape
         packed = self._low_rank(query, "in_proj_weight", "in_proj_bias", self.lora_a, self._packed_b())
-        # shape: 3 x [B, heads, L, D / heads]
-        q, k, v = packed.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v, attn_mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
+        mixed = attend(packed.view(batch, length, 3, self.num_heads, -1), attn_mask)
+        return self.out_proj(mixed), None
 
     def _packed_b(self) -> Tensor:
         """B of the packed projection, [3 D, P r]: each part's own B on the diagonal, zeros elsewhere.

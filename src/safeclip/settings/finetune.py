@@ -73,6 +73,7 @@ class Finetune(Section):
     micro_batch: Positive | None = None  # rows with a graph at a time; the gradient stays the whole batch's
     processes: Positive = 1  # started by the stage through torchrun, one a GPU or core
     recompute_activations: bool = False  # in the backward pass: less memory, a third more work
+    compile: bool = False  # the towers' layers by torch's compiler: for GPUs, no gain was measured on CPUs
     learning_rate: Rate = 2.5e-3  # after the warm-up a cosine to zero
     warmup_steps: Count = 10
     precision: Literal["float32", "bfloat16"] = "bfloat16"

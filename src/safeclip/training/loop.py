@@ -23,6 +23,7 @@ from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
 from safeclip.errors import TrainingError
 from safeclip.settings.finetune import Finetune
 from safeclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from safeclip.training.compiled import compile_towers, eagerly
 from safeclip.training.forward import not_finite
 from safeclip.training.gradients import accumulate_gradients
 from safeclip.training.objectives import OBJECTIVES, resolve_weights
@@ -107,8 +108,10 @@ class Run:
         self.model = copy.deepcopy(encoder.model)  # add_lora works in place, the teacher must not move
         add_lora(self.model, **recipe.lora.model_dump(), seed=seed)
         self.model.set_grad_checkpointing(recipe.recompute_activations)
+        if recipe.compile:
+            compile_towers(self.model, getattr(torch, recipe.precision))
         self.parameters = adapter_parameters(self.model)
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=recipe.learning_rate, fused=True)
         self.base = retrieval_metrics(val.teacher, val.text_unsafe, val.image_unsafe)
         self.step = 0
         self.best_step, self.best_score, self.best_factors = 0, float("inf"), self._factors()
@@ -152,7 +155,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             batch = {"step": self.step + 1, "rows": ids}
             (self.folder / BAD_BATCH).write_text(json.dumps(batch, indent=2) + "\n", encoding="utf-8")
-        broken = not_finite(self.model, self.train, index, self.recipe.precision)
+        with eagerly(self.recipe.compile):
+            broken = not_finite(self.model, self.train, index, self.recipe.precision)
         culprits = f"; no number comes out of {', '.join(ids[row] for row in broken)}" if broken else ""
         raise TrainingError(
             f"step {self.step + 1}: loss or gradient is not finite (loss {total}){culprits}; mend those rows "
@@ -171,7 +175,8 @@ class Run:
     def _validated(self, factors: dict[str, Tensor]) -> dict[str, float]:
         trained = self._factors()
         set_adapter(self.model, factors)
-        metrics = validate(self.model, self.val, self.recipe.precision)
+        with eagerly(self.recipe.compile):
+            metrics = validate(self.model, self.val, self.recipe.precision)
         set_adapter(self.model, trained)
         return metrics
 
@@ -196,7 +201,8 @@ class Run:
     def outcome(self) -> Outcome:
         last = self._interpolated()
         set_adapter(self.model, self.best_factors)
-        best = validate(self.model, self.val)
+        with eagerly(self.recipe.compile):
+            best = validate(self.model, self.val)
         return Outcome(self.model, self.best_step, self.base, best, self.history, last)
 
     def _interpolated(self) -> dict[str, Tensor]:

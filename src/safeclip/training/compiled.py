@@ -1,0 +1,50 @@
+"""The towers' layers by torch's compiler, which fuses what stands between the matrix products."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import ResidualAttentionBlock
+
+from safeclip.encoders.lora_layers import LoraLayer
+from safeclip.errors import SettingsError
+
+
+def compile_towers(model: CLIP, dtype: torch.dtype) -> None:
+    """Have every layer of an adapted model compiled when it first runs, in place.
+
+    Alike layers share their code: a tower is compiled once, and once more for captions of any length. `dtype`
+    is what the layers compute in.
+
+    Raises:
+        SettingsError: what the compiler needs is not on this machine.
+    """
+    _require_compiler()
+    for block in model.modules():
+        if isinstance(block, ResidualAttentionBlock):
+            for layer in block.modules():
+                if isinstance(layer, LoraLayer):
+                    layer.cast_frozen(dtype)
+            block.compile()
+
+
+def eagerly(compiled: bool) -> AbstractContextManager:
+    """Without the compiled code, for passes of other shapes that are too few to be worth compiling."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _require_compiler() -> None:
+    compiler = os.environ.get("CXX", "g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = compiler if shutil.which(compiler) is None else header if not header.is_file() else None
+    if missing is not None:
+        raise SettingsError(
+            f"`finetune.compile`: {missing} is not on this machine; install a C++ compiler and Python's "
+            "headers, or set it to false"
+        )
