@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+EVERY = slice(None)
+
 
 class LowRankLinear(torch.autograd.Function):
     """y = x W^T + c + (x A^T) B^T for x [N, I], frozen W [O, I] and c [O] (or None), A [r, I], B [O, r].
@@ -80,10 +82,13 @@ class LoraLayer(nn.Module):
         self.scale = scale
         self._cast: dict[str, tuple[int, Tensor]] = {}
 
-    def _low_rank(self, x: Tensor, weight: str, bias: str | None, a: Tensor, b: Tensor) -> Tensor:
-        """x [..., I] -> [..., O] through the frozen parameters of these names and the factors a, b."""
+    def _low_rank(
+        self, x: Tensor, weight: str, bias: str | None, a: Tensor, b: Tensor, rows: slice = EVERY
+    ) -> Tensor:
+        """x [..., I] -> [..., O] through these rows of the frozen parameters, and the factors a, b."""
         dtype = _compute_dtype(x)
-        frozen = [None if name is None else self._frozen(name, dtype) for name in (weight, bias)]
+        found = [None if name is None else self._frozen(name, dtype) for name in (weight, bias)]
+        frozen = [None if value is None else value[rows] for value in found]
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
         result: Tensor = LowRankLinear.apply(flat, *frozen, a.to(dtype), b.to(dtype))
         return result.view(*x.shape[:-1], -1)
@@ -280,6 +285,21 @@ class LoraAttention(LoraLayer):
         packed = self._low_rank(query, "in_proj_weight", "in_proj_bias", self.lora_a, self._packed_b())
         mixed = attend(packed.view(batch, length, 3, self.num_heads, -1), attn_mask)
         return self.out_proj(mixed), None
+
+    def attend_from(self, query: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What one token of each row [B, 1, D] gets from all of them [B, L, D]: [B, 1, D].
+
+        mask: additive [B, 1, 1, L], or None.
+        """
+        names, width = ("in_proj_weight", "in_proj_bias"), query.shape[-1]
+        a, b = self.lora_a.split([(self.parts - 2) * self.rank, 2 * self.rank]), self.scale * self.lora_b
+        # a query that is not adapted has factors of rank 0
+        q = self._low_rank(query, *names, a[0], b[0, :, : len(a[0])], slice(0, width))
+        packed = self._low_rank(x, *names, a[1], torch.block_diag(*b[-2:]), slice(width, None))
+        k, v = packed.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        mask = None if mask is None else mask.to(q.dtype)
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
     def _packed_b(self) -> Tensor:
         """B of the packed projection, [3 D, P r]: each part's own B on the diagonal, zeros elsewhere.

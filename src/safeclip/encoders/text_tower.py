@@ -25,12 +25,16 @@ class CutTextCLIP(CLIP):
         # shape: [B, L, W]
         hidden = self.token_embedding(text).to(dtype) + self.positional_embedding[:length].to(dtype)
         hidden = self.transformer(hidden, attn_mask=self.attn_mask[:length, :length])
-        pooled = text_global_pool(self.ln_final(hidden), text, self.text_pool_type, self.text_eos_id)
+        pooled = self._pooled(self.ln_final(hidden), text)
         if isinstance(self.text_projection, nn.Linear):
             pooled = self.text_projection(pooled)
         elif self.text_projection is not None:
             pooled = pooled @ self.text_projection
         return F.normalize(pooled, dim=-1) if normalize else pooled
+
+    def _pooled(self, hidden: Tensor, text: Tensor) -> Tensor:
+        """The end tokens' rows [B, W] of the tower's output."""
+        return text_global_pool(hidden, text, self.text_pool_type, self.text_eos_id)
 
 
 def accept_cut_text(model: nn.Module) -> bool:

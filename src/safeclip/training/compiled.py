@@ -27,7 +27,7 @@ def compile_towers(model: CLIP, dtype: torch.dtype) -> None:
     """
     _require_compiler()
     for block in model.modules():
-        if isinstance(block, ResidualAttentionBlock):
+        if type(block) is ResidualAttentionBlock:
             for layer in block.modules():
                 if isinstance(layer, LoraLayer):
                     layer.cast_frozen(dtype)

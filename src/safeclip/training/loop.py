@@ -18,6 +18,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from safeclip.encoders.last_layer import read_last_tokens
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
 from safeclip.errors import TrainingError
@@ -107,6 +108,7 @@ class Run:
         self.weights = resolve_weights(self.objective, recipe.weights)
         self.model = copy.deepcopy(encoder.model)  # add_lora works in place, the teacher must not move
         add_lora(self.model, **recipe.lora.model_dump(), seed=seed)
+        read_last_tokens(self.model)
         self.model.set_grad_checkpointing(recipe.recompute_activations)
         if recipe.compile:
             compile_towers(self.model, getattr(torch, recipe.precision))
