@@ -23,7 +23,7 @@ test: setup  ## lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m safeclip.pipeline --check
-	$(BIN)/pytest -m "not servers" -n 2 --dist loadgroup
+	$(BIN)/pytest -m "not servers" -n 2
 
 test-servers: setup  ## the tests that start slow servers
 	$(BIN)/pytest -m servers || { test $$? = 5 && echo "NOT RUN: no such tests yet"; }

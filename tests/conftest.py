@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 import safeclip  # noqa: F401
 from tests.chain import TinyChain, run_tiny_chain
 from tests.servers import not_run_lines
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +21,20 @@ def tiny_chain(tmp_path_factory: pytest.TempPathFactory) -> TinyChain:
     return run_tiny_chain(tmp_path_factory.mktemp("chain") / "project")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one; so does all that reads the tiny chain, which runs once."""
-    for item in items:
-        shared = "tiny_chain" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tiny_chain" if shared else str(item.path)))
+class FilesAndChain(LoadScopeScheduling):  # type: ignore[misc]
+    """A file stays on one worker, and so do all files that read the tiny chain: it runs once.
+
+    pytest-xdist's own groups (`--dist loadgroup`) do not hold under pytest 9.2: they rename a copy.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "tiny_chain" if "tiny_chain" in (TESTS.parent / file).read_text(encoding="utf-8") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesAndChain:
+    return FilesAndChain(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from safeclip.archives import unpack
 from safeclip.errors import RegistryError
 from safeclip.production import sha256
 from safeclip.registry.candidate import Candidate, check_candidate
@@ -67,7 +68,7 @@ def check_served(bento: Path, scratch: Path) -> None:
     folder = scratch / "bento"
     try:
         with tarfile.open(bento) as archive:
-            archive.extractall(folder, filter="data")
+            unpack(archive, folder)
     except tarfile.TarError as error:
         raise RegistryError(f"the Bento is no archive ({error}); it was not made by `package`") from None
     models = [path.parent for path in folder.glob("models/safeclip/*/reference.json")]

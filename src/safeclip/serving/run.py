@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safeclip.archives import unpack
 from safeclip.errors import ModelError, PipelineError
 
 
@@ -46,8 +47,7 @@ def unpacked_model(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="safeclip-model-") as scratch:
         try:
             with tarfile.open(source) as archive:
-                members = [member for member in archive if "/models/" in f"/{member.name}"]
-                archive.extractall(scratch, members, filter="data")
+                unpack(archive, Path(scratch), within="models")
         except (tarfile.TarError, OSError) as error:
             raise ModelError(f"{source}: not a readable Bento ({error}); package it again") from None
         found = sorted(Path(scratch).glob("models/*/*/info.json"))
