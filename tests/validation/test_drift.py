@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,19 @@ def test_what_is_accepted_holds_shares_and_no_text(judged, rows):
     for shares in accepted.values():
         assert sum(shares.values()) == pytest.approx(1.0, abs=1e-4)
     assert "kettle" not in json.dumps(accepted)
+
+
+def test_the_distance_does_not_depend_on_the_order_of_a_set() -> None:
+    code = (
+        "from safeclip.validation.drift import drift;"
+        "shares = {str(n): round(0.000001 * (n * n % 97), 6) for n in range(200)};"
+        "print(drift({'lengths': shares}, {'lengths': {'0': 0.5}}))"
+    )
+    told = {
+        subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed})
+        for seed in "123456"
+    }
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"states": 3}', '{"states": {"a": "b"}}'])

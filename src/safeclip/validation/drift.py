@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,12 @@ def _shares(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def drift(before: Distributions, now: Distributions) -> dict[str, float]:
-    """Total variation distance of each distribution that both have: 0 the same, 1 nothing in common."""
+    """Total variation distance of each distribution that both have: 0 the same, 1 nothing in common.
+
+    Summed exactly, since the order of a set differs from run to run.
+    """
     return {
-        name: round(sum(abs(now[name].get(k, 0) - shares.get(k, 0)) for k in {*now[name], *shares}) / 2, 6)
+        name: round(fsum(abs(now[name].get(k, 0) - shares.get(k, 0)) for k in {*now[name], *shares}) / 2, 6)
         for name, shares in sorted(before.items())
         if shares and now.get(name)
     }
