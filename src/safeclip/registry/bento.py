@@ -1,7 +1,8 @@
 """Build the Bento and write it as one `.tar` whose bytes depend on its contents alone.
 
-BentoML stamps the time of building into three YAML files and into the archive's headers; here every time is
-`EPOCH`, the owner is nobody and members are sorted, so that the same inputs give the same file.
+BentoML stamps the time of building and Python's patch version into YAML files, and the time into the
+archive's headers. Here every time is `EPOCH`, the patch version is left out, the owner is nobody and members are
+sorted, so that the same inputs give the same file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ruamel.yaml import YAML
 EPOCH = "2000-01-01T00:00:00+00:00"
 _EPOCH_SECONDS = 946684800
 _CREATION_TIME = re.compile(r"^(\s*creation_time: ).*$", re.MULTILINE)
+_PYTHON_VERSION = re.compile(r"^(\s*python_version: )'?(\d+\.\d+)[\d.]*'?$", re.MULTILINE)
 
 
 def build_bento(root: Path, model: Path, card: str, name: str, version: str, target: Path) -> None:
@@ -39,8 +41,14 @@ def build_bento(root: Path, model: Path, card: str, name: str, version: str, tar
     (folder / "README.md").write_text(card, encoding="utf-8")
     _copy_model(folder, version)
     for stamped in (*folder.glob("bento.yaml"), *folder.glob("models/**/model.yaml")):
-        stamped.write_text(_CREATION_TIME.sub(rf"\g<1>'{EPOCH}'", stamped.read_text()))
+        stamped.write_text(without_stamps(stamped.read_text()))
     write_tar(folder, target)
+
+
+def without_stamps(described: str) -> str:
+    """BentoML's YAML with `EPOCH` for every time, and of Python's version the first two numbers."""
+    timeless = _CREATION_TIME.sub(rf"\g<1>'{EPOCH}'", described)
+    return _PYTHON_VERSION.sub(r"\1'\2'", timeless)
 
 
 def _copy_sources(root: Path, context: Path) -> None:
