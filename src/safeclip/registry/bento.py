@@ -1,8 +1,8 @@
 """Build the Bento and write it as one `.tar` whose bytes depend on its contents alone.
 
 BentoML stamps the time of building and Python's patch version into YAML files, and the time into the
-archive's headers. Here every time is `EPOCH`, the patch version is left out, the owner is nobody and members are
-sorted, so that the same inputs give the same file.
+archive's headers. Here every time is `EPOCH`, the patch version is left out, the owner is nobody and members
+are sorted, so that the same inputs give the same file.
 """
 
 from __future__ import annotations
