@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -84,6 +85,17 @@ def test_a_killed_import_goes_on_and_nothing_lives_on(tmp_path: Path, plan: Plan
     import_data(plan(source, out=tmp_path / "undisturbed"))
     assert files(request.out) == files(tmp_path / "undisturbed")
     assert not request.scratch.exists()
+
+
+def test_two_imports_into_one_folder_are_kept_apart(tmp_path: Path, plan: Plan) -> None:
+    request = plan(write_list(tmp_path / "photos", 20))
+    request.work.mkdir(parents=True)
+    with request.scratch.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match=r"made: another import is writing it; wait until it is done"):
+            import_data(request)
+    assert not request.out.exists()
+    assert sum(import_data(request).splits.values()) == 20
 
 
 def test_what_was_edited_since_is_decoded_anew(tmp_path: Path, plan: Plan, decoded: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ def import_data(plan: ImportPlan) -> Imported:
     sources = find_sources(plan.source)
     taxonomy, guard = load_taxonomy(plan.base / "taxonomy.yaml"), load_guard()
     encoder = load_encoder(plan.base / ENCODER) if plan.check_fit else None
-    with _whole(plan.out) as folder:
+    with _alone(plan), _whole(plan.out) as folder:
         decoder = Decoder(plan.limits.min_side, plan.limits.max_side, plan.scratch)
         decoded = decode_all(read_items(sources, plan.images), decoder, plan.workers)
         items = tqdm(decoded, unit=" items", desc="import", disable=None)
@@ -90,6 +91,20 @@ def import_data(plan: ImportPlan) -> Imported:
         _check_splits(counts)
     shutil.rmtree(plan.scratch)
     return Imported(counts, collected.remarks, collected.items)
+
+
+@contextmanager
+def _alone(plan: ImportPlan) -> Iterator[None]:
+    """No other import into this `out` for as long as the block lasts: both would write the same folders."""
+    plan.work.mkdir(parents=True, exist_ok=True)
+    with plan.scratch.with_suffix(".lock").open("w") as lock:  # let go by the kernel, however we end
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{plan.out}: another import is writing it; wait until it is done, or name another folder"
+            ) from None
+        yield
 
 
 @contextmanager
