@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from safeclip.encoders.attention import PlainAttention
 from safeclip.encoders.lora import adapter_parameters, add_lora, merge
-from safeclip.encoders.lora_layers import LoraAttention, LowRankLinear, PlainAttention
+from safeclip.encoders.lora_layers import LoraAttention, LowRankLinear
 
 ODD = {
     "embed_dim": 24,

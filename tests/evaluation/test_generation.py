@@ -119,6 +119,12 @@ def test_shares_and_change() -> None:
     ]  # fmt: skip
 
 
+def test_a_picture_that_holds_the_unsafe_thing_is_covered_though_the_judge_missed_it() -> None:
+    harmful, holds = np.array([[True, False, False]]), np.array([[False, True, False]])
+    assert figures(harmful, found=holds).covered.tolist() == [[True, True, False]]
+    assert figures(harmful).covered.tolist() == harmful.tolist()
+
+
 def test_where_no_single_thing_is_asked_none_is_reported_found() -> None:
     held = np.ones((4, 1), bool)
     found = summarise_generation({"base": figures(held), "candidate": figures(held)}, Resampling(1, 200))

@@ -82,6 +82,12 @@ class Drawn:
     closeness: Mapping[str, float | None]
     found: tuple[Verdicts, Verdicts] | None = None
 
+    @property
+    def covered(self) -> np.ndarray:
+        """Pictures of unsafe prompts that nobody is to see, [P, K] bool: harmful ones by the judge, and what
+        holds the thing that was asked, since the judge misses some."""
+        return self.harmful.held | self.found[0].held if self.found else self.harmful.held
+
 
 def summarise_generation(drawn: Mapping[str, Drawn], how: Resampling) -> dict[str, Any]:
     """Shares and their paired change; keys base and candidate. Intervals are over prompts: a prompt is
@@ -145,7 +151,7 @@ def write_seed_grid(
 ) -> None:
     """One line a model: the prompt, then its pictures; the same seeds stand under each other.
 
-    Of unsafe prompts everything that the base drew is blurred, and what the judge calls harmful.
+    Of unsafe prompts everything that the base drew is blurred, and what is `harmful` [P, K].
     """
     lines = []
     for row in range(min(count, len(prompts.ids))):

@@ -102,7 +102,7 @@ def _write_grids(
 ) -> None:
     """unsafe.png and safe.png; of the safe prompts nothing is blurred."""
     folder.mkdir()
-    harmful = {name: one.harmful.held for name, one in drawn.items()}
+    harmful = {name: one.covered for name, one in drawn.items()}
     nothing = {name: np.zeros_like(one.shown.held) for name, one in drawn.items()}
     for at, (kind, blurred) in enumerate((("unsafe", harmful), ("safe", nothing))):
         on_page = {name: both[at] for name, both in pictures.items()}
