@@ -1,6 +1,5 @@
-"""Make the picture-book data that enters the chain: captions.jsonl, two zero-shot sets and their prompts.
+"""Make the picture-book data that enters the chain: captions.jsonl, the zero-shot set and its prompts.
 
-Reports stand on `zeroshot.parquet`; `zeroshot_val.parquet`, to choose recipes by, has other classes.
 Same seed, same bytes. Example: python scripts/make_picturebook_data.py --out data --seed 0
 """
 
@@ -57,17 +56,12 @@ def caption_rows(seed: int, sizes: dict[str, int]) -> list[dict[str, str | None]
     raise DataError(f"the grammar ran out of new scenes with {left} still to fill; ask for fewer rows")
 
 
-def zeroshot_classes(classes: int) -> tuple[list[int], list[int]]:
-    """Safe entries spread evenly over the lexicon, and as many of those left, by their index in it."""
+def zeroshot_classes(classes: int) -> list[int]:
+    """Safe entries spread evenly over the lexicon, by their index in it."""
     safe = [index for index, entry in enumerate(LEXICON) if not entry.unsafe]
-    if not 2 <= classes <= len(safe) // 2:
-        raise DataError(f"{classes} zero-shot classes asked for; use 2 to {len(safe) // 2}")
-    test = _spread(safe, classes)
-    return test, _spread([index for index in safe if index not in test], classes)
-
-
-def _spread(options: list[int], count: int) -> list[int]:
-    return [options[at] for at in np.linspace(0, len(options) - 1, count).round().astype(int)]
+    if not 2 <= classes <= len(safe):
+        raise DataError(f"{classes} zero-shot classes asked for; use 2 to {len(safe)}")
+    return [safe[at] for at in np.linspace(0, len(safe) - 1, classes).round().astype(int)]
 
 
 def zeroshot_rows(seed: int, indices: list[int], per_class: int) -> Iterator[dict[str, str | bytes]]:
@@ -94,13 +88,11 @@ def _parquet(rows: Iterable[dict[str, str | bytes]]) -> bytes:
 
 
 def make(out: Path, seed: int, sizes: dict[str, int], classes: int, per_class: int) -> None:
-    """Write the four files into `out`."""
+    """Write the three files into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    test, val = zeroshot_classes(classes)
     lines = [json.dumps(row) for row in caption_rows(seed, sizes)]
     _write(out / "captions.jsonl", ("\n".join(lines) + "\n").encode())
-    _write(out / "zeroshot.parquet", _parquet(zeroshot_rows(seed, test, per_class)))
-    _write(out / "zeroshot_val.parquet", _parquet(zeroshot_rows(seed, val, -(-per_class // 2))))
+    _write(out / "zeroshot.parquet", _parquet(zeroshot_rows(seed, zeroshot_classes(classes), per_class)))
     prompts = json.dumps({"templates": list(ZEROSHOT_TEMPLATES)}, indent=2) + "\n"
     _write(out / "zeroshot_prompts.json", prompts.encode())
 
@@ -116,9 +108,7 @@ def main() -> None:
     for split, size in SIZES.items():
         parser.add_argument(f"--{split}", type=int, default=size, help=f"rows of {split} (default: {size})")
     parser.add_argument("--classes", type=int, default=60, help="zero-shot classes (default: 60)")
-    parser.add_argument(
-        "--per-class", type=int, default=10, help="pictures a class, half for val (default: 10)"
-    )
+    parser.add_argument("--per-class", type=int, default=10, help="pictures a class (default: 10)")
     args = parser.parse_args()
     try:
         sizes = {split: getattr(args, split) for split in SIZES}
