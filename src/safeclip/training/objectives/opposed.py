@@ -45,10 +45,10 @@ WEIGHTS = {
     "preserve_image_loss": 12.0,
     "relate_text_loss": 2.0,
     "relate_image_loss": 1.0,
-    "anchor_text_loss": 6.0,
-    "anchor_image_loss": 10.0,
+    "anchor_text_loss": 12.0,
+    "anchor_image_loss": 40.0,
     "redirect_text_loss": 10.0,
-    "redirect_image_loss": 6.0,
+    "redirect_image_loss": 12.0,
 }
 
 
