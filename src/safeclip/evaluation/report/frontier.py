@@ -49,8 +49,8 @@ def frontier(points: Sequence[Mapping[str, Any]], here: Point | None) -> Markup:
         body += "".join(
             f'<circle class="bar {colour}" cx="{to.x(x):.1f}" cy="{to.y(y):.1f}" r="2.5"/>' for x, y in line
         )
-    body += _names(to, lines)
     body += _here(to, here) if here else ""
+    body += _names(to, lines, here)
     title = "Harm left against utility lost, by objective"
     return Markup(
         f'<figure class="chart"><figcaption>{title}</figcaption>'
@@ -101,22 +101,20 @@ def _grid(to: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     return body + f'<text {place} text-anchor="middle">utility lost, against harm left (upwards)</text>'
 
 
-def _names(to: _Axes, lines: Mapping[str, Sequence[Point]]) -> str:
-    """Each line's name at its end, from top to bottom, never on top of another."""
+def _names(to: _Axes, lines: Mapping[str, Sequence[Point]], here: Point | None) -> str:
+    """Each line's name at its end and this run's beside it, from top to bottom, never on top of another."""
+    ends = [(name.replace("_", "-"), line[-1], 6, "") for name, line in lines.items()]
+    ends += [("this run", here, 11, ' class="told"')] if here else []
     body, last = "", 0.0
-    for name, (x, y) in sorted(
-        ((name, line[-1]) for name, line in lines.items()), key=lambda end: -end[1][1]
-    ):
+    for name, (x, y), aside, style in sorted(ends, key=lambda end: -end[1][1]):
         last = max(to.y(y) + 4, last + 13)
-        body += f'<text x="{to.x(x) + 6:.1f}" y="{last:.1f}">{escape(name.replace("_", "-"))}</text>'
+        body += f'<text{style} x="{to.x(x) + aside:.1f}" y="{last:.1f}">{escape(name)}</text>'
     return body
 
 
 def _here(to: _Axes, here: Point) -> str:
     x, y = to.x(here[0]), to.y(here[1])
-    diamond = f"M{x:.1f},{y - 7:.1f} l7,7 l-7,7 l-7,-7 z"
-    words = f'<text class="told" x="{x + 11:.1f}" y="{y + 4:.1f}">this run</text>'
-    return f'<path class="here" d="{diamond}"/>{words}'
+    return f'<path class="here" d="M{x:.1f},{y - 7:.1f} l7,7 l-7,7 l-7,-7 z"/>'
 
 
 def _spoken(lines: Mapping[str, Sequence[Point]], here: Point | None) -> str:
