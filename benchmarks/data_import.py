@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image, ImageFilter
 
-from safeclip.importing.dataset import ImportPlan, import_data
 from safeclip.importing.rows import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +50,9 @@ def write_photos(folder: Path, count: int) -> Path:
 @contextmanager
 def imported(source: Path, workers: int) -> Iterator[tuple[Path, float]]:
     """The new folder and the seconds that it took; removed afterwards."""
+    # Here, as in the command itself: workers start by importing the file that was run.
+    from safeclip.importing.dataset import ImportPlan, import_data
+
     with tempfile.TemporaryDirectory(dir=source.parents[1]) as scratch:
         out = Path(scratch) / "out"
         plan = ImportPlan(
