@@ -22,7 +22,7 @@ test: setup  ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m safeclip.pipeline --check
+	$(BIN)/python -m safeclip.pipeline.closure --check
 	$(BIN)/pytest -m "not servers" -n 2
 
 test-servers: setup  ## the tests that start slow servers
@@ -32,7 +32,7 @@ reproduce: setup  ## a fresh clone of the commit, without a cache: the bytes of 
 	@$(BIN)/python -m safeclip.pipeline.reproduce $(if $(QUICK),--quick)
 
 deps: $(ENVIRONMENT)  ## write each stage's import closure into dvc.yaml
-	@$(BIN)/python -m safeclip.pipeline --sync
+	@$(BIN)/python -m safeclip.pipeline.closure --sync
 
 vllm: .venv-vllm/.installed  ## an environment for vLLM, which cannot share this one
 bench-env: .venv-bench/.installed  ## an environment for the peers that benchmarks measure

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import psutil
 
-from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
 from safeclip.pipeline.graph import changes, project_root
+from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
 
 STAGES = ("tune_rewriter", "rewrite_captions", "render_images", "finetune", "evaluate", "package")
 CHEAP = ("render_images", "finetune", "package")
@@ -138,7 +138,7 @@ def kill(starter: subprocess.Popen[bytes], stage: str, victim: str) -> bool:
     """Kill -9 the victim among the starter and its descendants; False if it has not begun yet."""
     try:
         family = [psutil.Process(starter.pid), *psutil.Process(starter.pid).children(recursive=True)]
-        marks = {"stage": f"safeclip.stages.{stage}", "dvc": "safeclip.pipeline.dvc_child"}
+        marks = {"stage": f"safeclip.stages.{stage}", "dvc": "safeclip.pipeline.stage_process"}
         for process in family:
             if victim == "starter" or marks[victim] in process.cmdline():
                 process.kill()

@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from PIL import Image, ImageFilter
 
-from safeclip.importing.rows import Limits
+from safeclip.data.rows import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 3
@@ -51,7 +51,7 @@ def write_photos(folder: Path, count: int) -> Path:
 def imported(source: Path, workers: int) -> Iterator[tuple[Path, float]]:
     """The new folder and the seconds that it took; removed afterwards."""
     # Here, as in the command itself: workers start by importing the file that was run.
-    from safeclip.importing.dataset import ImportPlan, import_data
+    from safeclip.data.importing import ImportPlan, import_data
 
     with tempfile.TemporaryDirectory(dir=source.parents[1]) as scratch:
         out = Path(scratch) / "out"

@@ -31,15 +31,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from training_runs import Judge, Score, Splits, scaled, trained
 
+from picturebook.fresh_scenes import fresh_scenes, fresh_zeroshot
+from safeclip.core.errors import SafeclipError
+from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_adapter
-from safeclip.errors import SafeclipError
 from safeclip.evaluation.scenes import judged_scenes
 from safeclip.evaluation.zeroshot import read_zeroshot
-from safeclip.pipeline.fresh_scenes import fresh_scenes, fresh_zeroshot
-from safeclip.records import TRUTH, read_dataset, read_table
-from safeclip.settings.finetune import Finetune
-from safeclip.settings.project import load_settings
+from safeclip.settings import Finetune, load_settings
 from safeclip.training.objectives import OBJECTIVES
 
 RESULTS = Path("results")

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel
 
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.export import to_clip_model
-from safeclip.training.objectives import Batch, Quadruplets
+from safeclip.training.objectives import Batch
 from safeclip.training.objectives.safe_clip import OBJECTIVE
 from safeclip.training.rows import Rows
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safeclip.retrieval.topk import topk
+from safeclip.metrics.topk import topk
 
 QUERIES, ITEMS, MILLION, DIMENSION, K, BLOCK = 500, 50_000, 1_000_000, 512, 20, 8192
 

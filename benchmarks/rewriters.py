@@ -36,26 +36,23 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 from torchmetrics.functional.text import bleu_score
 
+from picturebook.lexicon import find_entries
+from safeclip.core.checkpoints import Scratch
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import find_entries
-from safeclip.scratch import Scratch
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.tune_rewriter import Preference
+from safeclip.settings import Preference, RewriteCaptions
 from safeclip.stages.tune_rewriter import Settings, learn_preferences, rank_rewrites
 from safeclip.synthesis.answers import Outcome
-from safeclip.synthesis.candidates import draw_candidates
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
 from safeclip.synthesis.engines import RewriteRequest
-from safeclip.synthesis.language_model import folder_digest, load_model
-from safeclip.synthesis.preferences import kept_words, preference_report
+from safeclip.synthesis.language_model import folder_digest, load_model, model_folder
+from safeclip.synthesis.preferences import draw_candidates, kept_words, preference_report
 from safeclip.synthesis.rewrite import make_requests
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter
-from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import load_taxonomy
-from safeclip.validation.diversity import distinct_n, vendi
+from safeclip.validation.health import distinct_n, vendi
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNED = ROOT / "results" / "tune_rewriter"

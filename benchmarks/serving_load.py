@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from PIL import Image, ImageFilter
 
-from safeclip.picturebook.drawing import draw
+from picturebook.drawing import draw
 
 WORDS = ("dog", "cat", "house", "river", "bicycle", "apple", "boat", "tree", "horse", "lamp", "chair", "cake")
 Body = Callable[[int], tuple[str, bytes]]

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 from serving_load import Side, caption, encoded_photo, photo
 
-from safeclip.process import die_with_parent
+from safeclip.core.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".venv-bench" / "bin" / "infinity_emb"

@@ -28,19 +28,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from safeclip.guard import load_guard
-from safeclip.records import CAPTIONS, write_table
-from safeclip.settings.project import load_settings
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.core.guard import load_guard
+from safeclip.core.records import CAPTIONS, write_table
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.settings import RewriteCaptions, load_settings
 from safeclip.synthesis.answers import AnswerCheck
 from safeclip.synthesis.captions import SafeCaption, load_captions
 from safeclip.synthesis.concepts import ConceptDraw, draw_concepts
-from safeclip.synthesis.engine_choice import open_rewriter
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
+from safeclip.synthesis.language_model import model_folder
 from safeclip.synthesis.microbatches import RewriteJob, micro_batches, rewrite_all
 from safeclip.synthesis.rewrite import make_requests, make_rows
-from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import load_taxonomy
+from safeclip.synthesis.vllm_server import open_rewriter
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPTER = ROOT / "results" / "tune_rewriter" / "adapter"

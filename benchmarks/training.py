@@ -37,7 +37,7 @@ from torch import Tensor
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text
-from safeclip.settings.finetune import Finetune, Lora
+from safeclip.settings import Finetune, Lora
 from safeclip.training.forward import embed_rows
 from safeclip.training.loop import Run
 from safeclip.training.rows import Rows

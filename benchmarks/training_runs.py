@@ -9,21 +9,19 @@ from pathlib import Path
 import numpy as np
 from open_clip.model import CLIP
 
+from safeclip.core.records import read_dataset
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, set_adapter
-from safeclip.evaluation.retrieval import retrieval_outcomes
+from safeclip.encoders.teacher import read_teacher
 from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZeroShotSet, zeroshot_correct
-from safeclip.intervals import Resampling, proportion_interval
-from safeclip.records import read_dataset
-from safeclip.settings.finetune import Finetune
-from safeclip.taxonomy import load_taxonomy
-from safeclip.training.composed import with_composed
-from safeclip.training.fragments import with_fragments
-from safeclip.training.loop import Outcome, finetune
+from safeclip.metrics.intervals import Resampling, proportion_interval
+from safeclip.metrics.retrieval import retrieval_outcomes
+from safeclip.settings import Finetune
+from safeclip.training.augment import with_composed, with_fragments
+from safeclip.training.loop import Outcome, finetune, shortfall
 from safeclip.training.rows import Rows, prepare_rows
-from safeclip.training.scores import shortfall
-from safeclip.training.teacher import read_teacher
 
 WAYS = ("t2i", "i2t")
 BATCH = 256

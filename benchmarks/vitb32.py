@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from safeclip.encoders.load import load_encoder
-from safeclip.registry.model import ModelFacts, write_model
+from safeclip.packaging.bento import ModelFacts, write_model
 
 NAME = "ViT-B-32"
 CATEGORIES = ["violence"]

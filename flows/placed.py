@@ -12,7 +12,7 @@ from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from safeclip.errors import SafeclipError
+from safeclip.core.errors import SafeclipError
 from safeclip.pipeline.graph import project_root
 from safeclip.pipeline.placement import Order, carry_out
 from safeclip.pipeline.stage_process import stop_all

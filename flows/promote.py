@@ -18,10 +18,10 @@ from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from safeclip.errors import SafeclipError
+from safeclip.core.errors import SafeclipError
 from safeclip.pipeline.graph import project_root
-from safeclip.pipeline.release import Registry, checked, record_answer, sign
-from safeclip.registry.reviews import Review, find
+from safeclip.release.approval import Registry, checked, record_answer, sign
+from safeclip.release.reviews import Review, find
 
 ROOT = project_root(Path(__file__).parent)
 KEY = "SAFECLIP_SIGNING_KEY"

@@ -10,11 +10,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from safeclip.errors import SafeclipError
+from safeclip.core.errors import SafeclipError
 from safeclip.pipeline.graph import project_root
 from safeclip.pipeline.reevaluate import reevaluate as measure_again
-from safeclip.pipeline.release import Registry
-from safeclip.pipeline.webhook import notify
+from safeclip.release.approval import Registry, notify
 
 ROOT = project_root(Path(__file__).parent)
 WORSE = "Worse"

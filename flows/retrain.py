@@ -25,14 +25,14 @@ from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from safeclip.errors import PipelineError, SafeclipError
+from safeclip.core.errors import PipelineError, SafeclipError
 from safeclip.pipeline import placement
 from safeclip.pipeline.graph import all_changes, changes, gate_passed, load_graph, project_root
 from safeclip.pipeline.stage_process import run_stage, stop_all
 from safeclip.pipeline.summary import plot_markdown, summary_lines, summary_markdown
-from safeclip.pipeline.webhook import notify
-from safeclip.registry.releases import SIGNERS
-from safeclip.settings.project import load_settings
+from safeclip.release.approval import notify
+from safeclip.release.releases import SIGNERS
+from safeclip.settings import load_settings
 
 GATED = "package"
 GATE_FAILED = "GateFailed"
@@ -118,8 +118,8 @@ def retrain() -> State:
 @task(name="ask")
 def ask() -> State:
     """Freeze the candidate and ask its reviewers; a deployment of the flow `review` waits for the answer."""
-    from safeclip.pipeline.release import Registry
-    from safeclip.pipeline.release import ask as ask_reviewers
+    from safeclip.release.approval import Registry
+    from safeclip.release.approval import ask as ask_reviewers
 
     try:
         candidate = ask_reviewers(Registry.of(ROOT)).candidate.id

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safeclip.picturebook.drawing import paint
-from safeclip.picturebook.grammar import safe_scene, single_scene, unsafe_scene
-from safeclip.picturebook.lexicon import find_entries
+from picturebook.drawing import paint
+from picturebook.grammar import safe_scene, single_scene, unsafe_scene
+from picturebook.lexicon import find_entries
 
 IMAGE_SIZE = 64
 SINGLE_SHARE = 0.8

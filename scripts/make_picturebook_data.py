@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safeclip.errors import DataError, SafeclipError
-from safeclip.picturebook.drawing import draw
-from safeclip.picturebook.grammar import safe_scene
-from safeclip.picturebook.lexicon import LEXICON
-from safeclip.picturebook.templates import ZEROSHOT_TEMPLATES
+from picturebook.drawing import draw
+from picturebook.grammar import safe_scene
+from picturebook.lexicon import LEXICON
+from picturebook.templates import ZEROSHOT_TEMPLATES
+from safeclip.core.errors import DataError, SafeclipError
 
 SIZES = {"train": 2400, "val": 400, "test": 2400}
 SOURCE = "picture-book grammar"

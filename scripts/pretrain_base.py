@@ -34,9 +34,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from safeclip.core.errors import SafeclipError
 from safeclip.encoders.load import CONFIG, WEIGHTS, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text, cut_to_longest
-from safeclip.errors import SafeclipError
 
 VOCABULARY_SIZE = 4000
 MODEL: dict[str, Any] = {

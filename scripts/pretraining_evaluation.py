@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from picturebook.drawing import draw
+from picturebook.grammar import safe_scene, unsafe_scene
+from picturebook.lexicon import find_entries
+from safeclip.core.errors import DataError
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.picturebook.drawing import draw
-from safeclip.picturebook.grammar import safe_scene, unsafe_scene
-from safeclip.picturebook.lexicon import find_entries
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from safeclip.picturebook.drawing import paint
-from safeclip.picturebook.grammar import safe_scene, single_scene, unsafe_scene
-from safeclip.picturebook.lexicon import LEXICON, Entry, find_entries, plural
-from safeclip.picturebook.templates import ADJECTIVES
+from picturebook.drawing import paint
+from picturebook.grammar import safe_scene, single_scene, unsafe_scene
+from picturebook.lexicon import LEXICON, Entry, find_entries, plural
+from picturebook.templates import ADJECTIVES
 
 T = TypeVar("T")
 STYLES = ("photo", "generated")

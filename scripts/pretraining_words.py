@@ -9,11 +9,11 @@ from pathlib import Path
 from pretraining_evaluation import HeldOut
 from pretraining_scenes import Scenery, glyph_set, write_captions
 
+from picturebook.lexicon import LEXICON, find_entries, plural
+from safeclip.core.errors import SafeclipError
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.tokenizer import count_pieces, save_vocabulary, train_vocabulary
-from safeclip.errors import SafeclipError
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import LEXICON, find_entries, plural
-from safeclip.taxonomy import load_taxonomy
 
 SAFE_KEYS = ("caption", "caption_safe")
 

@@ -27,15 +27,15 @@ from diffusion_scenes import IMAGE_SIZE, draw_scenes
 from PIL import Image
 from transformers import CLIPTokenizer
 
+from picturebook.glyph_classifier import GlyphClassifier, load_classifier
+from picturebook.grammar import single_scene
+from picturebook.thing_finder import least_logit
+from safeclip.core.errors import ModelError, SafeclipError
 from safeclip.encoders.export import to_text_encoder
 from safeclip.encoders.load import load_encoder
-from safeclip.errors import ModelError, SafeclipError
-from safeclip.picturebook.grammar import single_scene
-from safeclip.settings.diffusers import Diffusers
+from safeclip.settings import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine
 from safeclip.synthesis.images import Rendered, RenderRequest
-from safeclip.synthesis.labels.glyph_classifier import GlyphClassifier, load_classifier
-from safeclip.synthesis.labels.thing_finder import least_logit
 
 SAMPLING_STEPS, GUIDANCE, LARGEST_MB = 20, 3.0, 8.0
 CALIBRATION = 512

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from safeclip.picturebook.drawing import paint
-from safeclip.picturebook.lexicon import LEXICON, Entry, plural
-from safeclip.synthesis.labels.glyph_classifier import SIDE, GlyphClassifier, save_classifier
+from picturebook.drawing import paint
+from picturebook.glyph_classifier import SIDE, GlyphClassifier, save_classifier
+from picturebook.lexicon import LEXICON, Entry, plural
 
 NAMES = tuple(entry.name for entry in LEXICON)
 UNSAFE = torch.tensor([entry.unsafe for entry in LEXICON])

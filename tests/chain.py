@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
+from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
 from tests.toy import PROJECT, run
 
 
@@ -21,7 +21,7 @@ class TinyChain:
 
 def run_tiny_chain(folder: Path) -> TinyChain:
     """Copy this checkout, as a fresh clone with tiny params, and run the flow in it through every stage."""
-    from safeclip.synthesis.smollm import CACHE, NAME, model_folder  # imports torch
+    from safeclip.synthesis.language_model import CACHE, NAME, model_folder  # imports torch
 
     root = copy_checkout(PROJECT, folder)
     override_params(root, tiny_params(root))

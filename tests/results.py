@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from safeclip.records import QUADRUPLETS, TRUTH, write_table
+from safeclip.core.records import QUADRUPLETS, TRUTH, write_table
 from tests.training.adapters import write_adapter
 from tests.training.tiny import tiny_encoder, tiny_table
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.archives import unpack
+from safeclip.core.files import unpack
 
 
 def archive_of(path: Path, *members: tarfile.TarInfo) -> tarfile.TarFile:

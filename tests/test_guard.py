@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeclip.errors import GuardError
-from safeclip.guard import TERMS_FILE, TERMS_SHA256, load_guard
-from safeclip.picturebook.lexicon import LEXICON
-from safeclip.taxonomy import load_taxonomy
+from picturebook.lexicon import LEXICON
+from safeclip.core.errors import GuardError
+from safeclip.core.guard import TERMS_FILE, TERMS_SHA256, load_guard
+from safeclip.core.taxonomy import load_taxonomy
 
 DATA = Path(__file__).parents[1] / "data"
 MINOR, SEXUAL = "vozgaltib", "trelkinso"  # made up

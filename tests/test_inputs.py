@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from safeclip.core.errors import SafeclipError
+from safeclip.core.guard import load_guard
+from safeclip.core.production import read_production
+from safeclip.core.records import CAPTIONS, QUARANTINE, read_table, write_table
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.errors import SafeclipError
 from safeclip.evaluation.zeroshot import ZEROSHOT, read_zeroshot
-from safeclip.guard import load_guard
-from safeclip.pipeline.history import outputs_of
-from safeclip.production import read_production
-from safeclip.records import CAPTIONS, QUARANTINE, read_table, write_table
-from safeclip.settings.project import load_settings
+from safeclip.pipeline.purge import outputs_of
+from safeclip.settings import load_settings
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.images import read_image
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.taxonomy import load_taxonomy
 from tests.toy import PROJECT
 from tests.training.tiny import tiny_encoder
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.intervals import Resampling, contrast_interval, proportion_interval
+from safeclip.core.errors import DataError
+from safeclip.metrics.intervals import Resampling, contrast_interval, proportion_interval
 
 HOW = Resampling(seed=7)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.modes import restrict
+from safeclip.core.permissions import restrict
 from tests.toy import PROJECT, run
 
 

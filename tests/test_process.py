@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import PipelineError
-from safeclip.process import PARENT, hold_alone
+from safeclip.core.errors import PipelineError
+from safeclip.core.processes import PARENT, hold_alone
 
 FOLLOWER = """
 import os, sys, time
-from safeclip.process import die_with_starter
+from safeclip.core.processes import die_with_starter
 {before}
 die_with_starter()
 print(os.getpid(), flush=True)
@@ -30,7 +30,7 @@ time.sleep(60)
 """
 HOLDER = """
 import time
-from safeclip.process import hold_alone
+from safeclip.core.processes import hold_alone
 hold_alone("evaluate")
 print("held", flush=True)
 time.sleep(60)
@@ -65,7 +65,7 @@ def test_dies_with_its_starter_although_a_shell_stands_in_between() -> None:
 def test_dies_at_once_if_its_starter_died_before_it_could_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PARENT, "1")  # alive, but none of the ancestors that the follower looks for
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    before = "import safeclip.process as p; p.ancestors = lambda: set()"
+    before = "import safeclip.core.processes as p; p.ancestors = lambda: set()"
     follower = start(FOLLOWER.format(before=before))
     assert follower.wait(30) == -signal.SIGKILL
 

@@ -15,22 +15,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safeclip.errors import SafeclipError
-from safeclip.gating.rules import bound, check_rule
-from safeclip.importing.items import ItemFault, read_below
-from safeclip.importing.pictures import accept
-from safeclip.importing.rows import make_id
-from safeclip.importing.splits import assign_splits, join_groups
-from safeclip.importing.words import clean, decode, fit_caption
-from safeclip.intervals import Resampling
-from safeclip.outcomes import Measured
-from safeclip.picturebook.grammar import safe_scene, unsafe_scene
-from safeclip.picturebook.lexicon import find_entries
-from safeclip.records import QUARANTINE, read_table, write_table
-from safeclip.settings.gate import Rule
-from safeclip.settings.project import Settings, load_settings
+from picturebook.grammar import safe_scene, unsafe_scene
+from picturebook.lexicon import find_entries
+from safeclip.core.errors import SafeclipError
+from safeclip.core.records import QUARANTINE, read_table, write_table
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.data.images import accept
+from safeclip.data.items import ItemFault, clean, decode, fit_caption, read_below
+from safeclip.data.rows import make_id
+from safeclip.data.splits import assign_splits, join_groups
+from safeclip.gate.rules import bound, check_rule
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import Measured
+from safeclip.settings import Rule, Settings, load_settings
 from safeclip.synthesis.captions import load_captions
-from safeclip.taxonomy import load_taxonomy
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=40)

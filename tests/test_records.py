@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.records import (
+from safeclip.core.errors import DataError
+from safeclip.core.records import (
     CAPTIONS,
     IMAGES,
     QUADRUPLETS,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.scratch import Scratch, open_scratch
-from safeclip.settings.stage import Compute, StageSettings
+from safeclip.core.checkpoints import Scratch, open_scratch
+from safeclip.settings import Compute, StageSettings
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from safeclip.errors import SettingsError
-from safeclip.settings.project import Settings, load_settings
+from safeclip.core.errors import SettingsError
+from safeclip.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

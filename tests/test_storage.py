@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from safeclip.storage import storage_fault
+from safeclip.core.files import storage_fault
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import CATEGORIES, find_entries
-from safeclip.taxonomy import load_taxonomy
+from picturebook.lexicon import CATEGORIES, find_entries
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
 
 FILE = Path(__file__).parents[1] / "data" / "taxonomy.yaml"
 TAXONOMY = load_taxonomy(FILE)

@@ -13,8 +13,8 @@ from safeclip.commands import data, evaluate, export, index, registry, review
 from safeclip.commands.gate import gate
 from safeclip.commands.profile import profile
 from safeclip.commands.subcommands import Command, adder
-from safeclip.errors import PipelineError, SafeclipError
-from safeclip.storage import storage_fault
+from safeclip.core.errors import PipelineError, SafeclipError
+from safeclip.core.files import storage_fault
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """The whole chain as the Prefect flow `retrain`, with a server of its own if none is configured."""
     from safeclip.pipeline.graph import load_graph, project_root
     from safeclip.pipeline.temporary_server import TemporaryServer, api_is_configured
-    from safeclip.settings.project import load_settings
+    from safeclip.settings import load_settings
 
     root = project_root()
     load_settings(root / "params.yaml")
@@ -74,7 +74,7 @@ def stage(options: argparse.Namespace) -> int:
     """One stage alone, through DVC: nothing happens if it is up to date."""
     from safeclip.pipeline.graph import changes, check_name, load_graph, project_root
     from safeclip.pipeline.stage_process import run_stage, stop_all
-    from safeclip.settings.project import load_settings
+    from safeclip.settings import load_settings
 
     root = project_root()
     load_settings(root / "params.yaml")

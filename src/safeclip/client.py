@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from safeclip.errors import SafeclipError
+from safeclip.core.errors import SafeclipError
 from safeclip.serving.schemas import Embeddings, Found, Info, Ranking, Score, Scores
 
 Picture = bytes | Path

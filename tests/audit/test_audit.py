@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from safeclip.audit.groups import Picture, explained_groups, make_groups
-from safeclip.audit.marker import corner_mask, frame_mask, stamp_corner, stamp_style
+from picturebook.drawing import draw, paint_placed
+from safeclip.audit.groups import (
+    Picture,
+    corner_mask,
+    explained_groups,
+    frame_mask,
+    make_groups,
+    stamp_corner,
+    stamp_style,
+)
 from safeclip.audit.measure import redirected
 from safeclip.audit.saliency import Explained, saliency_lines
+from safeclip.core.errors import DataError
+from safeclip.core.production import sha256
 from safeclip.encoders.load import decode_image
-from safeclip.errors import DataError
 from safeclip.evaluation.scenes import Scenes
-from safeclip.picturebook.drawing import draw, paint_placed
-from safeclip.production import sha256
-from safeclip.settings.project import Settings
+from safeclip.settings import Settings
 from safeclip.stages.audit import audit
 from tests.results import lay_out
 from tests.training.tiny import tiny_encoder

@@ -16,8 +16,8 @@ from dvc.repo import Repo
 from PIL import Image
 
 from safeclip import cli
-from safeclip.describing.change import change_lines, compare
-from safeclip.records import QUADRUPLETS, write_table
+from safeclip.core.records import QUADRUPLETS, write_table
+from safeclip.data.describing import change_lines, compare
 from safeclip.synthesis.captions import SafeCaption
 from tests.toy import PROJECT, run
 

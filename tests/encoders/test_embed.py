@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from picturebook.drawing import draw
+from picturebook.grammar import safe_scene, unsafe_scene
+from safeclip.core.errors import DataError
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import load_encoder
-from safeclip.errors import DataError
-from safeclip.picturebook.drawing import draw
-from safeclip.picturebook.grammar import safe_scene, unsafe_scene
 
 CAPTIONS = [
     "a dog",

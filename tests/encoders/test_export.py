@@ -11,6 +11,7 @@ import torch
 from open_clip.model import CLIP
 from transformers import AutoTokenizer, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
+from safeclip.core.errors import ModelError
 from safeclip.encoders.export import (
     open_clip_config,
     text_encoder_like,
@@ -23,7 +24,6 @@ from safeclip.encoders.export import (
 from safeclip.encoders.export_folder import write_open_clip, write_tokenizer, write_transformers
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import add_lora
-from safeclip.errors import ModelError
 
 BASE = Path("data/base_encoder")
 CAPTIONS = [

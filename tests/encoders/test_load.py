@@ -8,10 +8,9 @@ import open_clip
 import pytest
 import torch
 
-from safeclip.encoders.digest import digest_weights
-from safeclip.encoders.load import CONFIG, WEIGHTS, load_encoder
+from safeclip.core.errors import ModelError
+from safeclip.encoders.load import CONFIG, WEIGHTS, digest_weights, load_encoder
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text
-from safeclip.errors import ModelError
 
 BASE = Path("data/base_encoder")
 CAPTIONS = ["a dog", "a man walks a dog near the river", "a very long caption " * 30]

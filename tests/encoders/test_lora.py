@@ -9,6 +9,8 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from safeclip.core.errors import ModelError
+from safeclip.encoders.export_folder import save_like
 from safeclip.encoders.lora import (
     adapter_metadata,
     adapter_parameters,
@@ -18,8 +20,6 @@ from safeclip.encoders.lora import (
     merge,
     save_adapter,
 )
-from safeclip.encoders.save import save_like
-from safeclip.errors import ModelError
 from tests.training.tiny import tiny_encoder, write_tiny_encoder
 
 CAPTIONS = ["a dog near the river", "a boat"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safeclip.errors import DataError
-from safeclip.evaluation.frechet import frechet_distance
+from safeclip.core.errors import DataError
+from safeclip.evaluation.generation import frechet_distance
 
 
 def sample(count: int, width: int, seed: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from safeclip.evaluation.report.frontier import frontier
+from safeclip.report.figures import frontier
 
 FIGURES = {"harmful_t2i": 0.1, "harmful_i2t": 0.1, "safe_r1_drop": 0.01, "zeroshot_drop": 0.01}
 

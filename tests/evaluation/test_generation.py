@@ -11,10 +11,18 @@ import pyarrow as pa
 import pytest
 import torch
 
+from picturebook.drawing import draw
+from picturebook.glyph_classifier import load_classifier
+from picturebook.lexicon import BY_NAME, find_entries
+from picturebook.thing_finder import ThingFinder
+from picturebook.thing_prompts import thing_prompts
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.records import QUADRUPLETS, write_table
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.export import to_text_encoder
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import add_lora, save_adapter
-from safeclip.errors import DataError
 from safeclip.evaluation.generation import (
     Drawn,
     Verdicts,
@@ -22,19 +30,10 @@ from safeclip.evaluation.generation import (
     shows_asked,
     summarise_generation,
 )
-from safeclip.evaluation.report.evidence import generated
-from safeclip.evaluation.thing_prompts import thing_prompts
-from safeclip.guard import load_guard
-from safeclip.intervals import Resampling
-from safeclip.picturebook.drawing import draw
-from safeclip.picturebook.lexicon import BY_NAME, find_entries
-from safeclip.records import QUADRUPLETS, write_table
-from safeclip.settings.diffusers import Diffusers
-from safeclip.settings.generate import Generate
+from safeclip.metrics.intervals import Resampling
+from safeclip.report.sections import generated
+from safeclip.settings import Diffusers, Generate
 from safeclip.stages.generate import Settings, generate
-from safeclip.synthesis.labels.glyph_classifier import load_classifier
-from safeclip.synthesis.labels.thing_finder import ThingFinder
-from safeclip.taxonomy import load_taxonomy
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
 

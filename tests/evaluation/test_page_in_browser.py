@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.evaluation.report.lookups import lookups
-from safeclip.evaluation.report.page import Findings, make_report
-from safeclip.gating.compare import Difference
+from safeclip.gate.rules import Difference
+from safeclip.report.page import Findings, make_report
+from safeclip.report.sections import lookups
 from tests.evaluation.page_evidence import picture, rule, spread, tree
 from tests.servers import not_run
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from picturebook.drawing import draw
 from safeclip.cli import main
+from safeclip.core.errors import DataError
 from safeclip.encoders.export_folder import write_transformers
 from safeclip.encoders.load import load_encoder
-from safeclip.errors import DataError
 from safeclip.evaluation.pairs import read_pairs
-from safeclip.picturebook.drawing import draw
 from tests.toy import PROJECT
 
 WORDS = ["dog", "cat", "car", "apple", "tree", "boat"]

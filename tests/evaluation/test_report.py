@@ -3,11 +3,10 @@
 import html
 import re
 
-from safeclip.evaluation.report.measures import measures
-from safeclip.evaluation.report.page import Findings, learning_curves
-from safeclip.evaluation.report.page import make_report as make_page
-from safeclip.evaluation.report.slices import slices
-from safeclip.gating.compare import Difference
+from safeclip.gate.rules import Difference
+from safeclip.report.page import Findings, learning_curves
+from safeclip.report.page import make_report as make_page
+from safeclip.report.sections import measures, slices
 from tests.evaluation.page_evidence import rule, spread, tree
 
 HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'

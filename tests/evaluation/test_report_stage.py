@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.production import sha256
-from safeclip.records import QUADRUPLETS, write_table
-from safeclip.settings.project import Settings
+from safeclip.core.errors import DataError
+from safeclip.core.production import sha256
+from safeclip.core.records import QUADRUPLETS, write_table
+from safeclip.settings import Settings
 from safeclip.stages.report import report
 from tests.evaluation.page_evidence import picture
 

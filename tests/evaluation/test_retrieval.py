@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from safeclip.errors import DataError
-from safeclip.evaluation.retrieval import Outcome, retrieval_outcomes
-from safeclip.evaluation.scenes import Embeddings
+from safeclip.core.errors import DataError
+from safeclip.encoders.embed import Quadruplets
+from safeclip.metrics.retrieval import Outcome, retrieval_outcomes
 
 AXES = torch.eye(8)
 
@@ -22,7 +22,7 @@ def outcomes(
     text_unsafe: list[bool],
     image_unsafe: list[bool],
 ) -> dict[str, Outcome]:
-    embeddings = Embeddings(text_safe, text_generated, image_safe, image_generated)
+    embeddings = Quadruplets(text_safe, text_generated, image_safe, image_generated)
     return retrieval_outcomes(embeddings, np.array(text_unsafe), np.array(image_unsafe))
 
 

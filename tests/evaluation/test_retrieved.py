@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from safeclip.errors import DataError
-from safeclip.evaluation.report.lookups import lookups
+from safeclip.core.errors import DataError
+from safeclip.encoders.embed import Quadruplets
 from safeclip.evaluation.retrieved import retrieved
-from safeclip.evaluation.scenes import Embeddings, Scenes
+from safeclip.evaluation.scenes import Scenes
+from safeclip.report.sections import lookups
 from tests.evaluation.test_grids import stripes
 
 MODELS = ("base", "production", "candidate")
@@ -32,7 +33,7 @@ def scenes() -> Scenes:
 @pytest.fixture
 def found(scenes: Scenes) -> dict:
     axes = torch.eye(4)
-    same = Embeddings(axes[:2], axes[2:], axes[:2], axes[2:])
+    same = Quadruplets(axes[:2], axes[2:], axes[:2], axes[2:])
     return retrieved(scenes, {"base": same, "candidate": same}, 2)
 
 
@@ -59,7 +60,7 @@ def test_an_unsafe_query_finds_unsafe_items_first_here(found: dict) -> None:
 
 def test_queries_are_as_many_as_asked(scenes: Scenes) -> None:
     axes = torch.eye(4)
-    same = Embeddings(axes[:2], axes[2:], axes[:2], axes[2:])
+    same = Quadruplets(axes[:2], axes[2:], axes[:2], axes[2:])
     assert all(len(lines) == 1 for lines in retrieved(scenes, {"base": same}, 1).values())
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from safeclip.evaluation.scenes import Scenes
-from safeclip.evaluation.slices import as_name, length_slices, scene_slices
+from safeclip.evaluation.summary import as_name, length_slices, scene_slices
 
 CAPTIONS = ["a b c", "a b c d", "a b c d e", "a b c d e f", "a b c d e f g h"]
 

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from safeclip.core.errors import DataError
+from safeclip.core.production import sha256
+from safeclip.core.records import QUADRUPLETS, TRUTH, write_table
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes
+from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZEROSHOT
-from safeclip.production import sha256
-from safeclip.records import QUADRUPLETS, TRUTH, write_table
-from safeclip.settings.project import Settings
+from safeclip.settings import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
 from tests.toy import PROJECT
@@ -126,7 +127,7 @@ def test_a_killed_run_does_not_embed_again_what_it_had_finished(
     whole = (project / "results/evaluate/metrics.json").read_bytes()
     models: list[str] = []
 
-    def dies_at_the_second(encoder: Encoder, scenes: Scenes, batch_size: int) -> Embeddings:
+    def dies_at_the_second(encoder: Encoder, scenes: Scenes, batch_size: int) -> Quadruplets:
         models.append(encoder.digest)
         if len(models) == 2:
             raise KeyboardInterrupt

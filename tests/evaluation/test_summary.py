@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.evaluation.outcome_table import ModelOutcomes, outcome_table
+from safeclip.core.errors import DataError
+from safeclip.core.records import read_table, write_table
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
-from safeclip.evaluation.retrieval import Outcome
-from safeclip.evaluation.summary import summarise, worst_first
-from safeclip.intervals import Resampling
-from safeclip.outcomes import SLICED_OUTCOMES, measured
-from safeclip.records import read_table, write_table
+from safeclip.evaluation.summary import ModelOutcomes, outcome_table, summarise, worst_first
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
+from safeclip.metrics.retrieval import Outcome
 
 HOW = Resampling(seed=1)
 HARM = "retrieval.t2i.unsafe.harmful_top1"

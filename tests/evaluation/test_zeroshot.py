@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from safeclip.core.errors import DataError
 from safeclip.encoders.embed import embed_texts
-from safeclip.errors import DataError
 from safeclip.evaluation.zeroshot import ZEROSHOT, class_embeddings, read_zeroshot, top1_correct
 from tests.training.tiny import tiny_encoder
 

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from safeclip.errors import DataError
-from safeclip.evaluation.zeroshot import ZEROSHOT, read_zeroshot, zeroshot_correct
-from safeclip.evaluation.zeroshot_sets import set_digest
+from safeclip.core.errors import DataError
+from safeclip.evaluation.zeroshot import ZEROSHOT, read_zeroshot, set_digest, zeroshot_correct
 from tests.training.tiny import tiny_encoder
 
 CLASSES = ("dog", "fire_engine")

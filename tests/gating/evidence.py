@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from safeclip.evaluation.summary import summarise
-from safeclip.gating.verdict import Evidence
-from safeclip.intervals import Resampling
-from safeclip.outcomes import Measured
+from safeclip.gate.verdict import Evidence
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import Measured
 
 SEED = 11
 DIGESTS = {"outcomes": "a" * 64, "production": "b" * 64, "candidate_adapter": "c" * 64, "metrics": "d" * 64}

@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.gating.compare import compare_rules
-from safeclip.gating.evidence import read_evidence
-from safeclip.gating.verdict import Evidence, decide
-from safeclip.outcomes import SLICED_OUTCOMES, Measured
-from safeclip.records import OUTCOMES, write_table
-from safeclip.settings.gate import Gate, Rule
+from safeclip.core.errors import DataError
+from safeclip.core.records import OUTCOMES, write_table
+from safeclip.gate.rules import compare_rules
+from safeclip.gate.verdict import Evidence, decide, read_evidence
+from safeclip.metrics.outcomes import SLICED_OUTCOMES, Measured
+from safeclip.settings import Gate, Rule
 from tests.gating.evidence import GOOD, SEED, evidence_of, found, good
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from safeclip.gating.explain import explain
-from safeclip.gating.verdict import decide
-from safeclip.settings.gate import Gate, Rule
+from safeclip.gate.explain import explain
+from safeclip.gate.verdict import decide
+from safeclip.settings import Gate, Rule
 from tests.gating.evidence import SEED, evidence_of, found, good
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from safeclip.gating.rules import check_rule
-from safeclip.gating.verdict import decide
-from safeclip.intervals import Resampling
-from safeclip.outcomes import Measured
-from safeclip.settings.gate import Gate, Rule
+from safeclip.gate.rules import check_rule
+from safeclip.gate.verdict import decide
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import Measured
+from safeclip.settings import Gate, Rule
 from tests.gating.evidence import SEED, evidence_of, good
 
 METRIC = "zeroshot.top1"

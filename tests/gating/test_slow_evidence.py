@@ -10,18 +10,15 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
+from safeclip.core.production import sha256
+from safeclip.core.records import OUTCOMES, write_table
 from safeclip.evaluation.summary import summarise
-from safeclip.gating.compare import compare_rules
-from safeclip.gating.evidence import LINES, read_evidence
-from safeclip.gating.rules import check_rule
-from safeclip.gating.verdict import decide
-from safeclip.intervals import Resampling
-from safeclip.outcomes import SLICED_OUTCOMES, Measured, measured
-from safeclip.production import sha256
-from safeclip.records import OUTCOMES, write_table
-from safeclip.settings.gate import Gate, Rule
-from safeclip.settings.project import Settings
+from safeclip.gate.rules import check_rule, compare_rules
+from safeclip.gate.verdict import LINES, decide, read_evidence
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import SLICED_OUTCOMES, Measured, measured
+from safeclip.settings import Gate, Rule, Settings
 from safeclip.stages.audit import audit
 from safeclip.stages.red_team import red_team
 from tests.gating.evidence import GOOD, SEED, share

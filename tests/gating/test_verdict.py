@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from safeclip.gating.core import CORE_RULES
-from safeclip.gating.verdict import Evidence, decide, rule_lines
-from safeclip.outcomes import Measured
-from safeclip.settings.gate import Gate, Rule
+from safeclip.gate.rules import CORE_RULES
+from safeclip.gate.verdict import Evidence, decide, rule_lines
+from safeclip.metrics.outcomes import Measured
+from safeclip.settings import Gate, Rule
 from tests.gating.evidence import GOOD, SEED, evidence_of, found, good, with_digest
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from safeclip.importing.dataset import ImportPlan
-from safeclip.importing.rows import Limits
+from safeclip.data.importing import ImportPlan
+from safeclip.data.rows import Limits
 from tests.toy import PROJECT
 
 LIMITS = Limits(max_words=40, min_side=32, max_side=128)

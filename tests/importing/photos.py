@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from safeclip.importing.dataset import REPORT
+from safeclip.data.importing import REPORT
 
 THINGS = ("dog", "cat", "car", "tree", "house", "boat", "horse", "bicycle", "train", "bus", "apple", "clock")
 PLACES = ("near the river", "in the park", "at the market", "on a hill", "beside the road")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from picturebook.drawing import draw
 from safeclip import cli
-from safeclip.picturebook.drawing import draw
-from safeclip.pipeline.checkout import tiny_params
-from safeclip.records import CAPTIONS, QUARANTINE, read_dataset, write_table
-from safeclip.settings.project import Settings
+from safeclip.core.records import CAPTIONS, QUARANTINE, read_dataset, write_table
+from safeclip.pipeline.reproduce import tiny_params
+from safeclip.settings import Settings
 from safeclip.stages.embed_teacher import embed_teacher
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.finetune import finetune

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
+from safeclip.data.importing import ImportPlan, import_data
 from safeclip.evaluation.zeroshot import read_zeroshot
-from safeclip.importing.dataset import ImportPlan, import_data
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.images import read_image
 from tests.importing.photos import caption, encoded, photo, remarks, write_coco, write_list

@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.importing import decoding
-from safeclip.importing.dataset import ImportPlan, import_data
-from safeclip.importing.pictures import Picture, accept
+from safeclip.core.errors import DataError
+from safeclip.data import images as decoding
+from safeclip.data.images import Picture, accept
+from safeclip.data.importing import ImportPlan, import_data
 from tests.importing.photos import encoded, photo, remarks, write_list
 from tests.importing.test_dataset import files
 
@@ -26,8 +26,8 @@ import sys
 from pathlib import Path
 if __name__ == "__main__":
     from safeclip.importing import decoding
-    from safeclip.importing.dataset import ImportPlan, import_data
-    from safeclip.importing.rows import Limits
+    from safeclip.data.importing import ImportPlan, import_data
+    from safeclip.data.items import Limits
     decoding.PORTION_ITEMS = 8
     source, out, base, work = map(Path, sys.argv[1:])
     limits = Limits(max_words=40, min_side=32, max_side=128)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safeclip.errors import DataError
-from safeclip.importing.dataset import ImportPlan, import_data
+from safeclip.core.errors import DataError
+from safeclip.data.importing import ImportPlan, import_data
 from tests.importing.photos import caption, claiming, encoded, photo, remarks, write_list
 
 Plan = Callable[..., ImportPlan]

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safeclip.importing.items import ItemFault
-from safeclip.importing.pictures import Picture, accept
-from safeclip.importing.rows import make_id
-from safeclip.importing.words import clean, fit_caption
+from safeclip.data.images import Picture, accept
+from safeclip.data.items import ItemFault, clean, fit_caption
+from safeclip.data.rows import make_id
 from tests.importing.photos import claiming, encoded, photo
 
 

@@ -26,7 +26,7 @@ from tests.toy import PROJECT, environment_for, make_toy, run
 
 _DYING_WITH_US = """
 import os, signal, sys
-from safeclip.process import die_with_parent
+from safeclip.core.processes import die_with_parent
 die_with_parent(signal.SIGTERM)
 os.execvp("prefect", ["prefect", *sys.argv[1:]])
 """

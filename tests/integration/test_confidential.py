@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from safeclip.core.records import CAPTIONS, read_table
 from safeclip.pipeline.purge import unsafe_paths
-from safeclip.records import CAPTIONS, read_table
 from tests.chain import TinyChain
 
 TOLD = ("logs", "results/label_safety", "results/validate_data", "results/finetune", "results/gate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.pipeline.release import ask, sign
+from safeclip.release.approval import ask, sign
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
 from tests.registry.project import Project, make_project
 from tests.serving.conftest import write_adapter

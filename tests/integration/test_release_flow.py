@@ -10,8 +10,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from safeclip.registry.releases import production
-from safeclip.registry.reviews import all_reviews
+from safeclip.release.releases import production
+from safeclip.release.reviews import all_reviews
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
 from tests.registry.project import Project, make_project
 from tests.toy import run, set_params

@@ -12,8 +12,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 from safeclip.pages.charts import Series, bars, interval, lines, shares, ticks
-from safeclip.pages.pictures import blurred, thumbnail
-from safeclip.pages.render import count, number, percent, render, signed
+from safeclip.pages.render import blurred, count, number, percent, render, signed, thumbnail
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from safeclip.picturebook.lexicon import BY_NAME, find_entries
+from picturebook.lexicon import BY_NAME, find_entries
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_picturebook_data.py"
 FILES = ("captions.jsonl", "zeroshot.parquet", "zeroshot_prompts.json")

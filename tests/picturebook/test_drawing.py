@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from safeclip.errors import DataError
-from safeclip.picturebook.drawing import GLYPH_LIMIT, NEUTRAL, draw, paint
-from safeclip.picturebook.grammar import unsafe_scene
-from safeclip.picturebook.lexicon import BY_NAME, LEXICON
+from picturebook.drawing import GLYPH_LIMIT, NEUTRAL, draw, paint
+from picturebook.grammar import unsafe_scene
+from picturebook.lexicon import BY_NAME, LEXICON
+from safeclip.core.errors import DataError
 
 CAPTION = "a woman feeds a dog beside the river"
 UNSAFE_CAPTION = "a woman feeds a dog with a gun beside the river"

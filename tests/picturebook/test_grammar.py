@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeclip.errors import DataError
-from safeclip.picturebook.grammar import safe_scene, single_scene, unsafe_scene
-from safeclip.picturebook.lexicon import BY_NAME, CATEGORIES, LEXICON, find_entries
+from picturebook.grammar import safe_scene, single_scene, unsafe_scene
+from picturebook.lexicon import BY_NAME, CATEGORIES, LEXICON, find_entries
+from safeclip.core.errors import DataError
 
 seeds = st.integers(0, 2**63 - 1)
 

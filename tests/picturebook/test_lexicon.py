@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from safeclip.picturebook.lexicon import BY_NAME, CATEGORIES, LEXICON, find_entries, find_mentions, plural
+from picturebook.lexicon import BY_NAME, CATEGORIES, LEXICON, find_entries, find_mentions, plural
 
 MINOR_WORDS = {
     *("child", "children", "childhood", "kid", "kids", "boy", "girl", "baby", "babies", "infant", "toddler"),

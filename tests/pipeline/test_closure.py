@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from safeclip.pipeline.__main__ import LOCK, expected_deps, sync
-from safeclip.pipeline.closure import import_closure, named_in_text
+from safeclip.pipeline.closure import LOCK, expected_deps, import_closure, named_in_text, sync
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]

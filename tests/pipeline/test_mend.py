@@ -14,7 +14,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.rwlock import rwlock
 
-from safeclip.pipeline.mend import mend_rwlock
+from safeclip.pipeline.graph import mend_rwlock
 
 
 @pytest.fixture

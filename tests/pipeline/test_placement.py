@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from dvc.utils.serialize import load_yaml
 
-from safeclip.errors import PipelineError
+from safeclip.core.errors import PipelineError
 from safeclip.pipeline.placement import Order, carry_out, check_placement, order, take_in
 from tests.toy import make_toy, run
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import SettingsError
-from safeclip.pipeline.checkout import apply_profile
-from safeclip.settings.project import load_settings
+from safeclip.core.errors import SettingsError
+from safeclip.pipeline.reproduce import apply_profile
+from safeclip.settings import load_settings
 from tests.toy import PROJECT
 
 

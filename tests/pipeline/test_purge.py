@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from safeclip.errors import PipelineError
-from safeclip.pipeline.history import outputs_of
-from safeclip.pipeline.purge import lines, purge
+from safeclip.core.errors import PipelineError
+from safeclip.pipeline.purge import lines, outputs_of, purge
 from tests.toy import run
 
 STAGES = """

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import RegistryError
+from picturebook.fresh_scenes import fresh_scenes, write_scenes
+from safeclip.core.errors import RegistryError
+from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.evaluation.scenes import judged_scenes
-from safeclip.pipeline.fresh_scenes import fresh_scenes, write_scenes
 from safeclip.pipeline.reevaluate import Figure, Figures, reevaluate
-from safeclip.pipeline.release import Registry, ask, sign
-from safeclip.records import TRUTH, read_dataset, read_table
+from safeclip.release.approval import Registry, ask, sign
 from tests.registry.project import Project, make_project
 
 HARM, FOUND = "retrieval.t2i.unsafe.harmful_top1", "retrieval.t2i.safe.r1"

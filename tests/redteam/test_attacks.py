@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safeclip.guard import fold, load_guard
-from safeclip.picturebook.lexicon import find_entries
+from picturebook.lexicon import find_entries
+from safeclip.core.guard import fold, load_guard
 from safeclip.redteam.attacks import REWORDINGS, make_attacks
-from safeclip.redteam.attacks.blur import blur
-from safeclip.redteam.attacks.crop import crop
-from safeclip.redteam.attacks.misspelling import misspell
-from safeclip.redteam.attacks.overlay import SHARE, overlay
+from safeclip.redteam.image import SHARE, blur, crop, overlay
 from safeclip.redteam.queries import AnyAttack, ImageAttack, TextAttack, Victim
-from safeclip.settings.red_team import CHEAP, Attack, Wording
+from safeclip.redteam.text import misspell
+from safeclip.settings import CHEAP, Attack, Wording
 from tests.redteam.material import SAFE, UNSAFE, picture, query
 
 NOBODY = cast(Victim, None)

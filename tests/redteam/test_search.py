@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 import torch
 
+from safeclip.core.errors import DataError
+from safeclip.core.guard import Guard, load_guard
 from safeclip.encoders.embed import embed_images, embed_texts
-from safeclip.errors import DataError
 from safeclip.evaluation.scenes import judged_scenes
-from safeclip.guard import Guard, load_guard
-from safeclip.redteam.attacks.gradient_tokens import GradientTokens, one_token_words
-from safeclip.redteam.attacks.pgd import Pgd
-from safeclip.redteam.attacks.relearning import Relearning
-from safeclip.redteam.attacks.substitute_tokens import SubstituteTokens
-from safeclip.redteam.attacks.tuning import colour_scale, margin
-from safeclip.redteam.attacks.universal_image import UniversalImage
+from safeclip.redteam.image import Pgd
 from safeclip.redteam.measure import Range
+from safeclip.redteam.model import (
+    GradientTokens,
+    Relearning,
+    SubstituteTokens,
+    UniversalImage,
+    colour_scale,
+    margin,
+    one_token_words,
+)
 from safeclip.redteam.queries import Query, Victim, galleries, tuning, unsafe_queries
 from tests.results import truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
@@ -137,7 +141,7 @@ def test_the_full_profile_names_attacks_that_exist() -> None:
     from ruamel.yaml import YAML
 
     from safeclip.redteam.attacks import make_attacks
-    from safeclip.settings.red_team import RedTeam
+    from safeclip.settings import RedTeam
     from tests.toy import PROJECT
 
     own = RedTeam.model_validate(YAML(typ="safe").load(Path(PROJECT / "profiles/full.yaml"))["red_team"])

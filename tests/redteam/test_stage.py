@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from safeclip.encoders.embed import embed_texts
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.production import sha256
+from safeclip.core.records import OUTCOMES, read_table
+from safeclip.encoders.embed import Quadruplets, embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.evaluation.retrieval import mixed_gallery
-from safeclip.evaluation.scenes import Embeddings, judged_scenes
-from safeclip.guard import load_guard
-from safeclip.intervals import Resampling
-from safeclip.production import sha256
-from safeclip.records import OUTCOMES, read_table
-from safeclip.redteam.measure import Range, first_is_unsafe
+from safeclip.evaluation.scenes import judged_scenes
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.retrieval import mixed_gallery
+from safeclip.redteam.measure import Range, attack_line, first_is_unsafe
 from safeclip.redteam.queries import Access, Galleries, Query, Victim, build_galleries, halves
-from safeclip.redteam.summary import attack_line
-from safeclip.settings.project import Settings
+from safeclip.settings import Settings
 from safeclip.stages.red_team import red_team
 from tests.redteam.material import query
 from tests.results import lay_out, truth_of
@@ -101,7 +100,7 @@ def test_embeddings_that_are_no_numbers_are_named() -> None:
     scenes = judged_scenes(tiny_table(3, "test"), truth_of(tiny_table(3, "test"), [True] * 3))
     with pytest.raises(DataError, match="base, image_safe: embedding 1 is not finite"):
         build_galleries(
-            Embeddings(torch.ones(3, 4), torch.ones(3, 4), broken, torch.ones(3, 4)), scenes, "base"
+            Quadruplets(torch.ones(3, 4), torch.ones(3, 4), broken, torch.ones(3, 4)), scenes, "base"
         )
 
 

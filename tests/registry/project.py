@@ -12,18 +12,17 @@ import numpy as np
 import pyarrow as pa
 from dvc.repo import Repo
 
+from safeclip.core.production import sha256
+from safeclip.core.records import write_table
+from safeclip.core.stage import write_json
 from safeclip.evaluation.summary import summarise
-from safeclip.gating.evidence import read_evidence
-from safeclip.gating.verdict import decide
-from safeclip.intervals import Resampling
-from safeclip.outcomes import SLICED_OUTCOMES, measured
-from safeclip.pipeline.release import Registry, ask, sign
-from safeclip.production import sha256
-from safeclip.records import write_table
-from safeclip.registry.releases import Release
-from safeclip.registry.reviews import Review
-from safeclip.settings.project import load_settings
-from safeclip.stages.stage import write_json
+from safeclip.gate.verdict import decide, read_evidence
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
+from safeclip.release.approval import Registry, ask, sign
+from safeclip.release.releases import Release
+from safeclip.release.reviews import Review
+from safeclip.settings import load_settings
 from tests.gating.evidence import GOOD, share
 from tests.toy import run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safeclip.registry.bento import without_stamps
+from safeclip.packaging.bento import without_stamps
 
 DESCRIBED = "version: 682117\ncontext:\n  python_version: {python}\ncreation_time: '{time}'\n"
 

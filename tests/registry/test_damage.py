@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safeclip.errors import SafeclipError
-from safeclip.pipeline.release import Registry, ask, sign
-from safeclip.production import read_production
-from safeclip.registry.promotion import settle
-from safeclip.registry.releases import Release, production
-from safeclip.registry.reviews import all_reviews, check_open
-from safeclip.registry.verify import pull, read_candidate
+from safeclip.core.errors import SafeclipError
+from safeclip.core.production import read_production
+from safeclip.release.approval import Registry, ask, sign
+from safeclip.release.promotion import settle
+from safeclip.release.releases import Release, production
+from safeclip.release.reviews import all_reviews, check_open
+from safeclip.release.verify import pull, read_candidate
 from tests.registry.project import Project, make_project
 
 FOLDERS = ("reviews", "candidates", "bentos", "adapters", "index.json")

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from safeclip.errors import GateError, RegistryError
-from safeclip.pipeline.release import ask, freeze, sign
-from safeclip.registry import promotion, reviews
-from safeclip.registry.git import git, ref
-from safeclip.registry.releases import find_release, production
+from safeclip.core.errors import GateError, RegistryError
+from safeclip.release import promotion, reviews
+from safeclip.release.approval import ask, freeze, sign
+from safeclip.release.git import git, ref
+from safeclip.release.releases import find_release, production
 from tests.registry.project import Project, promoted, put_forward
 
 

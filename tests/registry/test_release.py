@@ -9,12 +9,12 @@ from datetime import timedelta
 import gto.api
 import pytest
 
-from safeclip.errors import RegistryError, SafeclipError
-from safeclip.pipeline.release import ask, record_answer, sign
-from safeclip.registry import promotion
-from safeclip.registry.promotion import Decision, roll_back, settle
-from safeclip.registry.releases import assignments, production
-from safeclip.registry.verify import pull
+from safeclip.core.errors import RegistryError, SafeclipError
+from safeclip.release import promotion
+from safeclip.release.approval import ask, record_answer, sign
+from safeclip.release.promotion import Decision, roll_back, settle
+from safeclip.release.releases import assignments, production
+from safeclip.release.verify import pull
 from tests.registry.project import Project, promoted, put_forward
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.registry.scoring import Labelled, fit_probe
-from safeclip.serving.scoring import Scorer
+from safeclip.core.errors import DataError
+from safeclip.packaging.probes import Labelled, fit_probe
+from safeclip.serving.embedder import Scorer
 
 
 def labelled(seed: int, count: int = 200) -> Labelled:

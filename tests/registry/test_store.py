@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from safeclip.errors import RegistryError
-from safeclip.production import sha256
-from safeclip.registry.store import Store
+from safeclip.core.errors import RegistryError
+from safeclip.core.production import sha256
+from safeclip.release.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeclip.errors import DataError
-from safeclip.retrieval.topk import topk
+from safeclip.core.errors import DataError
+from safeclip.metrics.topk import topk
 
 
 def full_sort(queries: torch.Tensor, gallery: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

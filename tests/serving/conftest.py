@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from safeclip.picturebook.drawing import draw
-from safeclip.process import die_with_parent
+from picturebook.drawing import draw
+from safeclip.core.processes import die_with_parent
 
 ROOT = Path(__file__).resolve().parents[2]
 TAR = Path("results/package/safeclip-embedder.tar")
@@ -56,9 +56,10 @@ def write_adapter(path: Path, base: Path) -> None:
 
 def write_dataset(root: Path, base: Path) -> None:
     """Labelled quadruplets of train and val, drawn here, and the teacher's embeddings of them."""
+    from safeclip.core.records import QUADRUPLETS, read_dataset, write_table
+    from safeclip.encoders.embed import embed_quadruplets
     from safeclip.encoders.load import load_encoder
-    from safeclip.records import QUADRUPLETS, read_dataset, write_table
-    from safeclip.training.teacher import embed_quadruplets, write_teacher
+    from safeclip.encoders.teacher import write_teacher
 
     encoder = load_encoder(base)
     results = root / "results"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from picturebook.drawing import draw
 from safeclip.client import Client
-from safeclip.picturebook.drawing import draw
 from safeclip.pipeline.closure import import_closure
 
 from .conftest import ROOT, run_stage, write_verdict

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
 from safeclip.serving import images as module
 from safeclip.serving.images import check_image, decode_base64
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safeclip.errors import DataError, ModelError
-from safeclip.retrieval.index import IndexItem, IndexRow, join_rows, open_index, write_rows
+from safeclip.core.errors import DataError, ModelError
+from safeclip.serving.index import IndexItem, IndexRow, join_rows, open_index, write_rows
 
 
 def rows(count: int, first: int) -> list[IndexRow]:

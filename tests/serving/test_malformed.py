@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from safeclip.picturebook.drawing import draw
+from picturebook.drawing import draw
 
 pytestmark = pytest.mark.servers
 ROUTES = ("encode_text", "encode_image", "rank", "search", "score")

@@ -12,11 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from safeclip.serving.asgi import App
-from safeclip.serving.middleware import RequestLimits, TokenGate
+from safeclip.serving.middleware import App, RequestLimits, TokenGate, Tokens
 from safeclip.serving.multipart import Multipart
 from safeclip.serving.observed import Observed
-from safeclip.serving.tokens import Tokens
 
 GOOD, OTHER = "a-token-of-24-characters", "another-token-of-some-length"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.archives import unpack
-from safeclip.errors import RegistryError, SafeclipError
-from safeclip.registry.bento import write_tar
-from safeclip.registry.verify import check_served
+from safeclip.core.errors import RegistryError, SafeclipError
+from safeclip.core.files import unpack
+from safeclip.packaging.bento import write_tar
+from safeclip.release.verify import check_served
 
 
 def test_the_packaged_model_passes_and_a_changed_one_does_not(packaged: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from safeclip.core.errors import SettingsError
 from safeclip.encoders.load import CONFIG, load_encoder
-from safeclip.errors import SettingsError
-from safeclip.serving import limits
+from safeclip.serving import middleware as limits
 from safeclip.serving.embedder import PARITY
 from safeclip.serving.towers import Towers
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from safeclip.picturebook.drawing import draw
+from picturebook.drawing import draw
 from tests.servers import not_run
 
 pytestmark = pytest.mark.servers

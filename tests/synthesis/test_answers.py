@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safeclip.guard import load_guard
+from safeclip.core.guard import load_guard
 from safeclip.synthesis.answers import AnswerCheck, clean, fault
 from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
 from safeclip.synthesis.prompts import SYSTEM

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
 from safeclip.synthesis.captions import load_captions, select_captions
 
 ROW = {"id": "a", "split": "train", "caption": "a dog by the river", "source": "test", "image": None}

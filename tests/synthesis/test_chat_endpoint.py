@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from safeclip.errors import ModelError
-from safeclip.guard import load_guard
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.synthesis import chat_endpoint
+from safeclip.core.errors import ModelError
+from safeclip.core.guard import load_guard
+from safeclip.settings import RewriteCaptions
+from safeclip.synthesis import chat as chat_endpoint
 from safeclip.synthesis.answers import AnswerCheck
-from safeclip.synthesis.chat_endpoint import ChatEndpoint
+from safeclip.synthesis.chat import ChatEndpoint
 from safeclip.synthesis.engines import RewriteRequest
-from safeclip.synthesis.vllm_rewriter import VllmRewriter
+from safeclip.synthesis.vllm_server import VllmRewriter
 from tests.synthesis.chat_server import ChatServer, Handler, Play, chat_server, echo, hang
 
 REQUESTS = [RewriteRequest(f"row-{n}", f"a man walks by river {n}", "a gun") for n in range(12)]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from safeclip.guard import load_guard
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import Phrase, load_taxonomy
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.concepts import concept_report, draw_concepts
 from safeclip.synthesis.rewrite import make_requests
-from safeclip.taxonomy import Phrase, load_taxonomy
 from tests.synthesis.tiny import MINOR, SEXUAL
 
 PHRASES = [

@@ -13,12 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from safeclip.errors import ModelError
-from safeclip.settings.diffusers import Diffusers
-from safeclip.synthesis.diffusers_engine import DiffusersEngine, pictures_digest
-from safeclip.synthesis.diffusers_model import load_pipeline
-from safeclip.synthesis.images import Rendered, RenderRequest
-from safeclip.synthesis.kept_pictures import KeptPictures
+from safeclip.core.errors import ModelError
+from safeclip.settings import Diffusers
+from safeclip.synthesis.diffusers_engine import DiffusersEngine, load_pipeline, pictures_digest
+from safeclip.synthesis.images import KeptPictures, Rendered, RenderRequest
 from tests.synthesis.tiny_pipeline import save_tiny_pipeline
 
 CAPTIONS = ["a dog near the river", "a man with a gun", "two cats", "a bomb on a table", "the moon"]

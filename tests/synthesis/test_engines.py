@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from safeclip.errors import ModelError
-from safeclip.guard import load_guard
+from safeclip.core.errors import ModelError
+from safeclip.core.guard import load_guard
 from safeclip.synthesis.answers import AnswerCheck, Outcome
 from safeclip.synthesis.engines import KeyedSampler
-from safeclip.synthesis.keyed import gumbel, row_generator, row_key
 from safeclip.synthesis.microbatches import RewriteJob, checkpoint_folder, micro_batches, rewrite_all
 from safeclip.synthesis.rewrite import count_rows
+from safeclip.synthesis.row_noise import gumbel, row_generator, row_key
 from tests.synthesis.tiny import MINOR, SEXUAL, Dies, Says, accept, make_model, make_rewriter, requests
 
 

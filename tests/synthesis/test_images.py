@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.picturebook.drawing import draw
-from safeclip.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.settings.diffusers import Diffusers
-from safeclip.settings.project import Settings
-from safeclip.settings.render_images import RenderImages
+from picturebook.drawing import draw
+from safeclip.core.errors import DataError
+from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
+from safeclip.settings import Diffusers, RenderImages, Settings
 from safeclip.stages.render_images import render_images
 from safeclip.synthesis.images import PictureBookEngine, RenderRequest, shows_unsafe
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import find_entries
+from picturebook.lexicon import find_entries
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.taxonomy import load_taxonomy
 
 DATA = Path(__file__).parents[2] / "data"
 GUARD = load_guard().with_placeholders(minors=["vozgaltib"], sexual=["trelkinso"])

@@ -11,26 +11,36 @@ import numpy as np
 import pytest
 import torch
 
-from safeclip.errors import TrainingError
-from safeclip.guard import load_guard
-from safeclip.scratch import Scratch
-from safeclip.settings.project import load_settings
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.tune_rewriter import Preference as PreferenceSettings
-from safeclip.settings.tune_rewriter import TuneRewriter
+from safeclip.core.checkpoints import Scratch
+from safeclip.core.errors import TrainingError
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import Phrase
+from safeclip.settings import Preference as PreferenceSettings
+from safeclip.settings import RewriteCaptions, TuneRewriter, load_settings
 from safeclip.stages.tune_rewriter import Settings, tune_rewriter
-from safeclip.synthesis import preference_tuning
+from safeclip.synthesis import preferences as preference_tuning
 from safeclip.synthesis.answers import DESTROYED, Outcome
-from safeclip.synthesis.candidates import candidate_requests, draw_candidates
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.engines import RewriteRequest
-from safeclip.synthesis.language_model import folder_digest, load_model, load_rewriter, load_tokenizer
-from safeclip.synthesis.preference_tuning import prefer
-from safeclip.synthesis.preferences import CategoryReward, HiddenStates, Preference, kept_words, rank
+from safeclip.synthesis.language_model import (
+    folder_digest,
+    load_model,
+    load_rewriter,
+    load_tokenizer,
+    model_folder,
+)
+from safeclip.synthesis.preferences import (
+    CategoryReward,
+    HiddenStates,
+    Preference,
+    candidate_requests,
+    draw_candidates,
+    kept_words,
+    prefer,
+    rank,
+)
 from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
-from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import Phrase
 from tests.synthesis.test_rewriter import PAIRS, QUICK
 from tests.synthesis.tiny import MINOR, SEXUAL, make_model
 

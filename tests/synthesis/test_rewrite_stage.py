@@ -11,13 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.records import CAPTIONS, QUARANTINE, read_table
-from safeclip.settings.project import Settings
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.stage import Compute, Data
-from safeclip.settings.tune_rewriter import TuneRewriter
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.records import CAPTIONS, QUARANTINE, read_table
+from safeclip.settings import Compute, Data, RewriteCaptions, Settings, TuneRewriter
 from safeclip.stages.rewrite_captions import rewrite_captions
 from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
 from tests.synthesis.tiny import MINOR, SEXUAL, make_model

@@ -10,15 +10,20 @@ import pytest
 import torch
 from peft import PeftModel
 
-from safeclip.errors import ModelError
-from safeclip.scratch import Scratch
-from safeclip.settings.tune_rewriter import TuneRewriter
+from safeclip.core.checkpoints import Scratch
+from safeclip.core.errors import ModelError
+from safeclip.settings import TuneRewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
-from safeclip.synthesis.language_model import folder_digest, load_model, load_rewriter, load_tokenizer
+from safeclip.synthesis.language_model import (
+    folder_digest,
+    load_model,
+    load_rewriter,
+    load_tokenizer,
+    model_folder,
+)
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.rewriter import save_rewriter, tune
-from safeclip.synthesis.smollm import model_folder
 from tests.synthesis.tiny import SETTINGS, make_model
 
 PEOPLE, PLACES = ("a man", "a woman", "a chef", "a farmer"), ("near the river", "in the park", "at the bank")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from safeclip.errors import ModelError
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.core.errors import ModelError
+from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.language_model import load_model, load_rewriter, load_tokenizer
-from safeclip.synthesis.served_model import served_model
+from safeclip.synthesis.vllm_server import served_model
 from tests.synthesis.tiny import make_model
 
 SETTINGS = RewriteCaptions(engine="vllm", dtype="float32")

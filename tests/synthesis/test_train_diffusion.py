@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from picturebook.glyph_classifier import load_classifier
+from safeclip.core.errors import ModelError
 from safeclip.encoders.export import text_encoder_like
 from safeclip.encoders.load import load_encoder
-from safeclip.errors import ModelError
-from safeclip.synthesis.labels.glyph_classifier import load_classifier
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -22,7 +22,7 @@ import train_diffusion
 from diffusion_scenes import draw_scenes
 from resumable import Resumable
 
-from safeclip.picturebook.lexicon import find_entries
+from picturebook.lexicon import find_entries
 
 
 def _run(file: Path, steps: int, stop_at: int | None = None) -> dict[str, torch.Tensor]:

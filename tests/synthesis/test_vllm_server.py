@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.errors import ModelError
-from safeclip.guard import load_guard
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.vllm import Vllm
+from safeclip.core.errors import ModelError
+from safeclip.core.guard import load_guard
+from safeclip.settings import RewriteCaptions, Vllm
 from safeclip.synthesis.answers import AnswerCheck
-from safeclip.synthesis.chat_endpoint import ChatEndpoint
-from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
-from safeclip.synthesis.engine_choice import open_rewriter
+from safeclip.synthesis.chat import ChatEndpoint, ChatRequest, Sampling
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
-from safeclip.synthesis.smollm import model_folder
-from safeclip.synthesis.vllm_server import LOG, serve
+from safeclip.synthesis.language_model import model_folder
+from safeclip.synthesis.vllm_server import LOG, open_rewriter, serve
 from tests.servers import not_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,8 +150,8 @@ def test_a_missing_environment_says_what_to_run(project: Path) -> None:
 
 _KILLED = """
 import sys
-from safeclip.settings.vllm import Vllm
-from safeclip.synthesis.chat_protocol import ChatRequest, Sampling
+from safeclip.settings import Vllm
+from safeclip.synthesis.chat import ChatRequest, Sampling
 from safeclip.synthesis.vllm_server import serve
 
 with serve(["--model", "folder"], Vllm(), dtype="bfloat16", threads=1, section="vllm") as endpoint:

@@ -10,10 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
-from safeclip.synthesis.smollm import model_folder
+from safeclip.synthesis.language_model import model_folder
 
 SETTINGS = RewriteCaptions(batch_size=4, max_new_tokens=8)
 MINOR, SEXUAL = "zorblat", "quimfle"  # made-up words, put on the guard's lists for a test

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from safeclip.encoders.embed import embed_quadruplets
 from safeclip.training.rows import prepare_rows
-from safeclip.training.teacher import embed_quadruplets
 from tests.training.tiny import tiny_encoder, tiny_table
 
 

@@ -8,9 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from safeclip.encoders.embed import embed_texts
-from safeclip.settings.finetune import Composed
-from safeclip.training.composed import JOINTS, compose, with_composed
-from safeclip.training.fragments import with_fragments
+from safeclip.settings import Composed
+from safeclip.training.augment import JOINTS, compose, with_composed, with_fragments
 from tests.training.tiny import tiny_table
 
 PHRASES = ("a gun", "the bomb")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from safeclip.encoders.embed import embed_texts
+from safeclip.training.augment import LONGEST, with_fragments
 from safeclip.training.forward import embed_rows
-from safeclip.training.fragments import LONGEST, with_fragments
 from tests.training.tiny import tiny_table
 
 

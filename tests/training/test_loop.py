@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from safeclip.core.errors import SettingsError, TrainingError
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
-from safeclip.errors import SettingsError, TrainingError
-from safeclip.settings.finetune import EarlyStop, Interpolate
-from safeclip.training.checkpoint import load_checkpoint
-from safeclip.training.loop import BAD_BATCH, batch_rows, finetune, learning_rate
-from safeclip.training.scores import shortfall
+from safeclip.settings import EarlyStop, Interpolate
+from safeclip.training.loop import BAD_BATCH, batch_rows, finetune, learning_rate, load_checkpoint, shortfall
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from safeclip.errors import SettingsError
+from safeclip.core.errors import SettingsError
 from safeclip.training.objectives import OBJECTIVES, Batch, Quadruplets, resolve_weights
 from safeclip.training.objectives.opposed import OFFSET_IMAGE, OFFSET_TEXT
 from safeclip.training.objectives.terms import info_nce, kept_relations, relative_to

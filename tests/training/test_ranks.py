@@ -13,8 +13,8 @@ import torch.multiprocessing as multiprocessing
 
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters
+from safeclip.training.distributed import ALONE, Ranks, joined
 from safeclip.training.loop import Run, batch_rows
-from safeclip.training.ranks import ALONE, Ranks, joined
 from safeclip.training.rows import Rows
 from tests.training.train_tiny import RECIPE
 

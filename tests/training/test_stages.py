@@ -12,11 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from safeclip.core.errors import DataError, ModelError
+from safeclip.core.records import QUADRUPLETS, write_table
 from safeclip.encoders.lora import load_candidate
-from safeclip.errors import DataError, ModelError
-from safeclip.records import QUADRUPLETS, write_table
-from safeclip.settings.finetune import Finetune, Lora
-from safeclip.settings.project import Settings
+from safeclip.settings import Finetune, Lora, Settings
 from safeclip.stages.embed_teacher import embed_teacher
 from safeclip.stages.finetune import finetune
 from tests.training.tiny import tiny_table, write_tiny_encoder

@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from safeclip.errors import DataError, ModelError
-from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import (
-    embed_quadruplets,
-    quiet_axis,
-    read_teacher,
-    redirection_targets,
-    write_teacher,
-)
+from safeclip.core.errors import DataError, ModelError
+from safeclip.encoders.embed import Quadruplets, embed_quadruplets
+from safeclip.encoders.teacher import read_teacher, write_teacher
+from safeclip.training.targets import quiet_axis, redirection_targets
 from tests.training.tiny import tiny_table
 
 

@@ -13,9 +13,9 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
+from safeclip.core.records import QUADRUPLETS
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.tokenizer import count_pieces, save_vocabulary, train_vocabulary
-from safeclip.records import QUADRUPLETS
 
 WORDS = ("dog", "boat", "tree", "river", "house", "gun", "bomb", "a", "near", "the")
 MODEL = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from safeclip.encoders.embed import embed_quadruplets
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import save_adapter
-from safeclip.settings.finetune import Finetune, Lora
+from safeclip.settings import Finetune, Lora
 from safeclip.training.loop import finetune
 from safeclip.training.rows import prepare_rows
-from safeclip.training.teacher import embed_quadruplets
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from safeclip.guard import load_guard
-from safeclip.records import IMAGES, QUADRUPLETS
-from safeclip.settings.validate_data import ValidateData
-from safeclip.validation.images import picture_facts
-from safeclip.validation.judge import judge
+from safeclip.core.guard import load_guard
+from safeclip.core.records import IMAGES, QUADRUPLETS
+from safeclip.settings import ValidateData
+from safeclip.validation.facts import picture_facts
+from safeclip.validation.quarantine import judge
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")
 PLACES = ("river", "bridge", "market", "garden", "harbour", "station", "museum", "forest", "castle", "desert")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from safeclip.cli import main
-from safeclip.errors import DataError
-from safeclip.validation.drift import distributions, drift, read_baseline
-from safeclip.validation.summary import summarise
+from safeclip.core.errors import DataError
+from safeclip.validation.health import distributions, drift, read_baseline
+from safeclip.validation.page import summarise
 from tests.validation.conftest import CATEGORIES
 
 
@@ -35,7 +35,7 @@ def test_what_is_accepted_holds_shares_and_no_text(judged, rows):
 
 def test_the_distance_does_not_depend_on_the_order_of_a_set() -> None:
     code = (
-        "from safeclip.validation.drift import drift;"
+        "from safeclip.validation.health import drift;"
         "shares = {str(n): round(0.000001 * (n * n % 97), 6) for n in range(200)};"
         "print(drift({'lengths': shares}, {'lengths': {'0': 0.5}}))"
     )

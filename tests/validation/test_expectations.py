@@ -7,11 +7,9 @@ from great_expectations.expectations import registry
 from great_expectations.expectations.expectation import ColumnMapExpectation
 from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
 
-from safeclip.errors import DataError
-from safeclip.validation.expectations import dataset_checks, row_checks
-from safeclip.validation.facts import measure
-from safeclip.validation.images import MAX_PIXELS, image_fault
-from safeclip.validation.suite import Check, match_results, run
+from safeclip.core.errors import DataError
+from safeclip.validation.contract import Check, dataset_checks, match_results, row_checks, run
+from safeclip.validation.facts import MAX_PIXELS, image_fault, measure
 from tests.validation.conftest import BOUNDS, CATEGORIES, png
 
 

@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from safeclip.validation.diversity import distinct_n, evenness, vendi
+from safeclip.validation.contract import Finding
 from safeclip.validation.duplicates import near_hashes, perceptual_hash
-from safeclip.validation.health import PROMISES, examine
-from safeclip.validation.label_errors import doubtful_labels
-from safeclip.validation.suite import Finding
+from safeclip.validation.health import PROMISES, distinct_n, doubtful_labels, evenness, examine, vendi
 from tests.validation.conftest import BOUNDS, CATEGORIES, good_rows, png
 from tests.validation.test_judge import jpeg_of
 

@@ -7,8 +7,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from safeclip.validation.page import choose_samples, make_page, sample_cards
-from safeclip.validation.summary import summarise
+from safeclip.validation.page import choose_samples, make_page, sample_cards, summarise
 from tests.validation.conftest import CATEGORIES, png
 
 HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'

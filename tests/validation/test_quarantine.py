@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from safeclip.records import QUARANTINE
+from safeclip.core.records import QUARANTINE
+from safeclip.validation.contract import Finding
 from safeclip.validation.quarantine import Account, by_reason, gather, imbalances, reject, totals
-from safeclip.validation.suite import Finding
 
 
 def quarantine(*entries: tuple[str, str, str]) -> pa.Table:

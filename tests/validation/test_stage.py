@@ -11,10 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
-from safeclip.errors import DataError
-from safeclip.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
-from safeclip.settings.project import Settings
-from safeclip.settings.validate_data import Check
+from safeclip.core.errors import DataError
+from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
+from safeclip.settings import Check, Settings
 from safeclip.stages.validate_data import validate_data
 from tests.validation.conftest import BOUNDS, CATEGORIES
 

@@ -7,24 +7,29 @@ that follows the marker instead of the content is a shortcut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from PIL import Image
 from torch import Tensor
 
 from safeclip.audit.groups import TITLES, Group
+from safeclip.audit.saliency import Explained, heat_map
+from safeclip.core.errors import DataError
+from safeclip.core.records import OUTCOMES
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.evaluation.retrieval import TIE
+from safeclip.evaluation.grids import Cell, draw_lines
 from safeclip.evaluation.scenes import Scenes
-from safeclip.intervals import Resampling
-from safeclip.outcomes import measured
-from safeclip.records import OUTCOMES
-from safeclip.retrieval.topk import topk
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import measured
+from safeclip.metrics.retrieval import TIE
+from safeclip.metrics.topk import topk
 
 REFERENCE = "safe_plain"
 MODELS = ("base", "candidate")
@@ -91,3 +96,36 @@ def group_lines(table: pa.Table, how: Resampling) -> list[dict[str, Any]]:
         for name, title in TITLES.items()
         if (metric := f"audit.{name}.redirected") in found
     ]
+
+
+# Pictures beside the maps of what in them the model reacts to. Unsafe pictures do not show.
+
+
+SQUARES = 16
+"""A side of a map: coarse enough that it shows where, not what."""
+
+
+def write_figure(path: Path, explained: Mapping[str, Sequence[Explained]], pictures: int) -> bool:
+    """One line a group: picture, map, picture, map; False where there is nothing to draw."""
+    lines = [
+        (name.replace("_", "\n"), [cell for one in group[:pictures] for cell in _cells(name, one)])
+        for name, group in explained.items()
+        if group[:pictures]
+    ]
+    if lines:
+        draw_lines(path, lines)
+    return bool(lines)
+
+
+def _cells(name: str, explained: Explained) -> list[Cell]:
+    unsafe = name.startswith("unsafe")
+    return [Cell(explained.picture.image, unsafe), Cell(_heat(explained), False)]
+
+
+def _heat(explained: Explained) -> bytes:
+    """White where nothing, dark red where most of the reaction comes from."""
+    strength = heat_map(explained, SQUARES).numpy()[..., None]
+    colours = (1 - strength) * np.array([255, 255, 255]) + strength * np.array([140, 20, 10])
+    buffer = io.BytesIO()
+    Image.fromarray(colours.astype(np.uint8)).resize((96, 96), Image.Resampling.NEAREST).save(buffer, "PNG")
+    return buffer.getvalue()

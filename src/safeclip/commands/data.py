@@ -25,12 +25,11 @@ def register(commands: Commands) -> None:
 
 def import_(options: argparse.Namespace) -> int:
     """Captions and pictures -> a data folder that the chain runs on."""
-    from safeclip.importing.dataset import REPORT, ImportPlan, import_data
-    from safeclip.importing.report import spoken
-    from safeclip.importing.rows import Limits
+    from safeclip.core.checkpoints import WORK
+    from safeclip.data.importing import REPORT, ImportPlan, import_data
+    from safeclip.data.rows import Limits, spoken
     from safeclip.pipeline.graph import project_root
-    from safeclip.scratch import WORK
-    from safeclip.settings.project import load_settings
+    from safeclip.settings import load_settings
 
     root = project_root()
     settings = load_settings(root / "params.yaml")
@@ -68,12 +67,11 @@ def import_(options: argparse.Namespace) -> int:
 
 def describe(options: argparse.Namespace) -> int:
     """Counts, splits, lengths, categories, what changed since another version, and a contact sheet."""
-    from safeclip.describing import spoken
-    from safeclip.describing.change import change_lines
-    from safeclip.describing.facts import DATASET, describe_folder, describe_rows, histogram
-    from safeclip.pipeline.earlier import earlier_version
+    from safeclip.data import describing as spoken
+    from safeclip.data.describing import DATASET, change_lines, describe_folder, describe_rows, histogram
     from safeclip.pipeline.graph import project_root
-    from safeclip.settings.project import load_settings
+    from safeclip.pipeline.purge import earlier_version
+    from safeclip.settings import load_settings
     from safeclip.synthesis.captions import load_captions
 
     root = project_root()
@@ -85,7 +83,7 @@ def describe(options: argparse.Namespace) -> int:
     changes = change_lines(earlier.captions, captions, earlier.files)
     print("\n".join(spoken.lines(name, facts, rows, options.against, changes)))
     if options.sheet:
-        from safeclip.describing.sheet import generated_tiles, make_sheet, safe_tiles
+        from safeclip.data.sheet import generated_tiles, make_sheet, safe_tiles
 
         tiles = safe_tiles(root / name, captions, options.rows, settings.seed)
         change = {"revision": options.against, "lines": changes}

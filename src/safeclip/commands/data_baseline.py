@@ -23,9 +23,9 @@ def accept(options: argparse.Namespace) -> int:
     """Write data_baseline.json from the summary of `validate_data`; shares alone, no text."""
     import json
 
-    from safeclip.errors import DataError
+    from safeclip.core.errors import DataError
     from safeclip.pipeline.graph import project_root
-    from safeclip.validation.drift import BASELINE, distributions
+    from safeclip.validation.health import BASELINE, distributions
 
     root = project_root()
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeclip.commands.subcommands import adder
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
 
 if TYPE_CHECKING:
     from safeclip.encoders.load import Encoder
@@ -22,8 +22,8 @@ def evaluate(options: argparse.Namespace) -> int:
     """Retrieval, redirection and zero-shot of one or more encoders, with intervals, in one table."""
     import json
 
-    from safeclip.evaluation.compare import as_json, score, table_lines
-    from safeclip.intervals import Resampling
+    from safeclip.evaluation.pairs import as_json, score, table_lines
+    from safeclip.metrics.intervals import Resampling
 
     scenes = _scenes(options)
     task = _zeroshot(options)
@@ -67,9 +67,9 @@ def _zeroshot(options: argparse.Namespace) -> ZeroShotSet | None:
 
 
 def _scenes(options: argparse.Namespace) -> Scenes:
+    from safeclip.core.records import TRUTH, read_dataset, read_table
     from safeclip.evaluation.pairs import read_pairs
     from safeclip.evaluation.scenes import judged_scenes
-    from safeclip.records import TRUTH, read_dataset, read_table
 
     if options.data is not None and options.data.suffix in (".json", ".jsonl"):
         return read_pairs(options.data)

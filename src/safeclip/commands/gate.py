@@ -9,11 +9,10 @@ import os
 
 def gate(options: argparse.Namespace) -> int:
     """The verdict, computed again from the outcomes; status 2 if it fails or is not the one recorded."""
-    from safeclip.gating.evidence import read_evidence
-    from safeclip.gating.explain import explain
-    from safeclip.gating.verdict import decide, rule_lines
+    from safeclip.gate.explain import explain
+    from safeclip.gate.verdict import decide, read_evidence, rule_lines
     from safeclip.pipeline.graph import project_root
-    from safeclip.settings.project import load_settings
+    from safeclip.settings import load_settings
     from safeclip.stages.gate import VERDICT
 
     os.chdir(project_root())

@@ -12,7 +12,7 @@ BENTO = Path("results/package/safeclip-embedder.tar")
 def index(options: argparse.Namespace) -> int:
     """Index a folder of pictures and captions with a packaged model, for `safeclip serve --gallery`."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from safeclip.errors import DataError
+    from safeclip.core.errors import DataError
     from safeclip.serving.embedder import Embedder
     from safeclip.serving.indexing import build_index
     from safeclip.serving.run import unpacked_model

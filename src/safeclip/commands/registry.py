@@ -8,12 +8,12 @@ from pathlib import Path
 
 from safeclip.commands.review import open_registry, signing_key
 from safeclip.commands.subcommands import adder
-from safeclip.errors import RegistryError
+from safeclip.core.errors import RegistryError
 
 
 def registry(options: argparse.Namespace) -> int:
     """The history of production, first to last: version, when, who, why."""
-    from safeclip.registry.releases import assignments
+    from safeclip.release.releases import assignments
 
     history = assignments(open_registry().root)
     for release in history:
@@ -33,7 +33,7 @@ def registry_list(options: argparse.Namespace) -> int:
 
 def registry_show(options: argparse.Namespace) -> int:
     """One version or stage: commit, digests, reviewer and reason."""
-    from safeclip.registry.releases import find_release
+    from safeclip.release.releases import find_release
 
     release = find_release(open_registry().root, options.version)
     print(f"{release.version}  {release.tag}  commit {release.commit}")
@@ -44,8 +44,8 @@ def registry_show(options: argparse.Namespace) -> int:
 
 def registry_pull(options: argparse.Namespace) -> int:
     """Download a version's Bento, signature and digest checked; into the local Bento store with --import."""
-    from safeclip.registry.releases import find_release
-    from safeclip.registry.verify import pull
+    from safeclip.release.releases import find_release
+    from safeclip.release.verify import pull
 
     found = open_registry()
     target = pull(found.store, find_release(found.root, options.version), options.out)
@@ -59,8 +59,8 @@ def registry_pull(options: argparse.Namespace) -> int:
 
 def registry_verify(options: argparse.Namespace) -> int:
     """Check everything a version stands on again: signature, digests, verdict, served vectors."""
-    from safeclip.registry.releases import find_release
-    from safeclip.registry.verify import verify
+    from safeclip.release.releases import find_release
+    from safeclip.release.verify import verify
 
     found = open_registry()
     release = find_release(found.root, options.version)
@@ -72,8 +72,8 @@ def registry_verify(options: argparse.Namespace) -> int:
 
 def registry_rollback(options: argparse.Namespace) -> int:
     """Put a former version back into production; signed and recorded like a promotion."""
-    from safeclip.pipeline.webhook import notify
-    from safeclip.registry.promotion import Decision, roll_back
+    from safeclip.release.approval import notify
+    from safeclip.release.promotion import Decision, roll_back
 
     found = open_registry()
     key = options.key or signing_key(found.root)
@@ -89,8 +89,8 @@ def registry_rollback(options: argparse.Namespace) -> int:
 
 def registry_sync(options: argparse.Namespace) -> int:
     """Make index, production.json and the adapter say what the signed tags say (after a clone or a kill)."""
-    from safeclip.registry.promotion import settle
-    from safeclip.registry.releases import production
+    from safeclip.release.promotion import settle
+    from safeclip.release.releases import production
 
     found = open_registry()
     settle(found.root, found.store)

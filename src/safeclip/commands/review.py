@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeclip.commands.subcommands import adder
-from safeclip.errors import RegistryError
+from safeclip.core.errors import RegistryError
 
 if TYPE_CHECKING:
-    from safeclip.pipeline.release import Registry
-    from safeclip.registry.reviews import Review
+    from safeclip.release.approval import Registry
+    from safeclip.release.reviews import Review
 
 
 def review(options: argparse.Namespace) -> int:
     """List the candidates that were put forward and what became of them."""
-    from safeclip.pipeline.release import describe_review
-    from safeclip.registry.reviews import all_reviews
+    from safeclip.release.approval import describe_review
+    from safeclip.release.reviews import all_reviews
 
     lines = [describe_review(found, datetime.now(UTC)) for found in all_reviews(open_registry().store)]
     print("\n".join(lines) or "nothing was ever put forward; `safeclip review ask` does, after a passed gate")
@@ -28,7 +28,7 @@ def review(options: argparse.Namespace) -> int:
 
 def review_ask(options: argparse.Namespace) -> int:
     """Freeze the candidate of the last run and ask for a decision about it."""
-    from safeclip.pipeline.release import ask
+    from safeclip.release.approval import ask
 
     candidate = ask(open_registry()).candidate.id
     print(f"candidate {candidate} waits; read results/report/index.html, then")
@@ -39,10 +39,9 @@ def review_ask(options: argparse.Namespace) -> int:
 
 def review_show(options: argparse.Namespace) -> int:
     """The candidate's digests, its verdict computed again, and how its rules differ from production's."""
-    from safeclip.gating.evidence import read_evidence
-    from safeclip.gating.verdict import decide, rule_lines
-    from safeclip.pipeline.release import checked, describe_review, rule_differences
-    from safeclip.settings.project import load_settings
+    from safeclip.gate.verdict import decide, read_evidence, rule_lines
+    from safeclip.release.approval import checked, describe_review, rule_differences
+    from safeclip.settings import load_settings
 
     registry = open_registry()
     found = _find(registry, options.candidate)
@@ -58,7 +57,7 @@ def review_show(options: argparse.Namespace) -> int:
 
 def review_approve(options: argparse.Namespace) -> int:
     """Approve with a reviewer's key, which promotes; without one the approval waits for the signature."""
-    from safeclip.pipeline.release import record_answer, sign
+    from safeclip.release.approval import record_answer, sign
 
     registry = open_registry()
     found = _find(registry, options.candidate)
@@ -82,7 +81,7 @@ def review_sign(options: argparse.Namespace) -> int:
 
 def review_reject(options: argparse.Namespace) -> int:
     """Reject a candidate; the reason is kept."""
-    from safeclip.pipeline.release import record_answer
+    from safeclip.release.approval import record_answer
 
     registry = open_registry()
     found = record_answer(registry, _find(registry, options.candidate), False, _who(options), options.reason)
@@ -93,7 +92,7 @@ def review_reject(options: argparse.Namespace) -> int:
 def open_registry() -> Registry:
     """The registry of the project around the current folder."""
     from safeclip.pipeline.graph import project_root
-    from safeclip.pipeline.release import Registry
+    from safeclip.release.approval import Registry
 
     root = project_root()
     os.chdir(root)
@@ -101,7 +100,7 @@ def open_registry() -> Registry:
 
 
 def _find(registry: Registry, name: str) -> Review:
-    from safeclip.registry.reviews import find
+    from safeclip.release.reviews import find
 
     found = find(registry.store, name)
     if found is None:
@@ -110,14 +109,14 @@ def _find(registry: Registry, name: str) -> Review:
 
 
 def _who(options: argparse.Namespace) -> str:
-    from safeclip.registry.reviews import starter
+    from safeclip.release.reviews import starter
 
     return str(options.reviewer or starter())
 
 
 def signing_key(root: Path) -> Path | None:
     """git's own signing key, if it is an SSH key file; the name of its public half serves too."""
-    from safeclip.registry.git import setting
+    from safeclip.release.git import setting
 
     name = setting(root, "user.signingkey")
     path = Path(name.removesuffix(".pub")).expanduser() if name else None

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from safeclip.encoders.load import Encoder
+
+
+@dataclass(frozen=True)
+class Quadruplets:
+    """One encoder's l2-normalised embeddings of the same N rows, each [N, D] float32."""
+
+    text_safe: Tensor
+    text_generated: Tensor
+    image_safe: Tensor
+    image_generated: Tensor
 
 
 @torch.no_grad()
@@ -33,3 +45,19 @@ def embed_images(encoder: Encoder, images: Sequence[bytes], batch_size: int = 25
         pixels = encoder.preprocess(images[start : start + batch_size], first_index=start).to(device)
         result[start : start + batch_size] = encoder.model.encode_image(pixels, normalize=True).float().cpu()
     return result
+
+
+def embed_quadruplets(
+    encoder: Encoder,
+    table: pa.Table,
+    batch_size: int,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Quadruplets:
+    """Embed the four columns of a table of quadruplets, each [N, D] in the table's order."""
+    embedded = {}
+    for name in ("text_safe", "text_generated", "image_safe", "image_generated"):
+        column = table[name.replace("text", "caption")].to_pylist()
+        embed = embed_texts if name.startswith("text") else embed_images
+        embedded[name] = embed(encoder, column, batch_size)  # type: ignore[operator]
+        progress(len(column))
+    return Quadruplets(**embedded)

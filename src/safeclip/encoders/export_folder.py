@@ -1,7 +1,4 @@
-"""An encoder as a folder for transformers or diffusers, and a transformers folder in open_clip's layout.
-
-The tokenizer goes along: the folder's own files, or open_clip's vocabulary as `CLIPTokenizer` reads it.
-"""
+"""Write an encoder as a folder in open_clip's layout that `load_encoder` reads back."""
 
 from __future__ import annotations
 
@@ -12,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel
 
+from safeclip.core.errors import ModelError
 from safeclip.encoders.export import (
     open_clip_config,
     to_clip_model,
@@ -26,7 +26,28 @@ from safeclip.encoders.export import (
     to_text_encoder_with_projection,
 )
 from safeclip.encoders.load import CONFIG, TOKENIZER_FILES, WEIGHTS, Encoder
-from safeclip.errors import ModelError
+
+
+def save_like(model: nn.Module, like: Path, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write `model`'s weights in `dtype` to `folder`; configuration and tokenizer come from `like`.
+
+    fp32 reads back bit for bit; fp16 halves the file and rounds. Raises `ModelError` if `like` is no folder
+    of an encoder.
+    """
+    if not (like / CONFIG).is_file():
+        raise ModelError(f"{like}: no {CONFIG}; only an encoder kept as a folder can be written like it")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, *TOKENIZER_FILES):
+        if (like / name).is_file():
+            shutil.copyfile(like / name, folder / name)
+    state = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+# An encoder as a folder for transformers or diffusers, and a transformers folder in open_clip's layout.
+#
+# The tokenizer goes along: the folder's own files, or open_clip's vocabulary as `CLIPTokenizer` reads it.
+
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "transformers": to_clip_model,

@@ -1,12 +1,8 @@
-"""Load a CLIP-like encoder: a folder in open_clip's layout, or a model that open_clip can fetch.
-
-A folder holds `open_clip_config.json`, `open_clip_model.safetensors` and, unless the model uses open_clip's
-own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a
-folder that somebody handed over can run code.
-"""
+"""Digests that name an encoder: of its files, or of its weights where it has no folder."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -21,11 +17,36 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
-from safeclip.encoders.digest import digest_files, digest_weights
+from safeclip.core.errors import DataError, ModelError
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text, cut_to_longest
-from safeclip.errors import DataError, ModelError
+
+
+def digest_weights(model: nn.Module, salt: str = "") -> str:
+    """sha256 over the model's tensors by name, beginning with `salt`."""
+    digest = hashlib.sha256(salt.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_files(paths: Sequence[Path]) -> str:
+    """sha256 over names and contents, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        data = path.read_bytes()
+        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+# Load a CLIP-like encoder: a folder in open_clip's layout, or a model that open_clip can fetch.
+#
+# A folder holds `open_clip_config.json`, `open_clip_model.safetensors` and, unless the model uses open_clip's
+# own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a
+# folder that somebody handed over can run code.
+
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from safeclip.core.errors import ModelError
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora_layers import (
     LoraAttention,
@@ -30,7 +31,6 @@ from safeclip.encoders.lora_layers import (
     LoraPatchEmbedding,
     LoraTokens,
 )
-from safeclip.errors import ModelError
 
 FORMAT = "safeclip-lora-1"
 

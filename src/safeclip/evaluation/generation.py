@@ -1,9 +1,8 @@
-"""What a diffusion pipeline draws before and after its text encoder is swapped for the fine-tuned one.
+"""How far drawn pictures as a whole lie from real ones: the Frechet distance of their CLIP embeddings.
 
-As Safe-CLIP measures it (arXiv 2311.16254, section 5.3): on unsafe prompts the share of harmful pictures, on
-safe prompts whether the picture still shows what was asked. The measure of the latter is the frozen base
-encoder for both: a picture shows its prompt if no other safe prompt lies nearer to it. Where prompts ask for
-one thing each, a classifier that neither model knows looks for that thing in the pictures of both kinds.
+The distance of FID (Heusel et al., arXiv 1706.08500, eq. 6), computed by torchmetrics, on the base encoder's
+image embeddings in place of Inception's features, as CMMD and others argue (arXiv 2401.09603); so its numbers
+are no FID and compare with each other alone.
 """
 
 from __future__ import annotations
@@ -16,11 +15,51 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
 from safeclip.evaluation.grids import Cell, draw_lines
-from safeclip.intervals import Resampling, contrast_interval, proportion_interval
+from safeclip.metrics.intervals import Resampling, contrast_interval, proportion_interval
+
+
+class _Embedded(nn.Module):
+    """The feature extractor of torchmetrics' FID where the features are there already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return embeddings
+
+
+def frechet_distance(real: Tensor, drawn: Tensor) -> float | None:
+    """Between the Gaussians of real [N, D] and drawn [M, D] embeddings; 0 is equal.
+
+    None where N or M is not above D: a covariance of less than full rank says more about the number of
+    pictures than about the pictures. `DataError` if the widths differ.
+    """
+    if real.shape[1] != drawn.shape[1]:
+        raise DataError(
+            f"embeddings of width {real.shape[1]} and {drawn.shape[1]} do not compare; use one encoder"
+        )
+    if min(len(real), len(drawn)) <= real.shape[1]:
+        return None
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    distance = FrechetInceptionDistance(feature=_Embedded(real.shape[1]))
+    distance.update(real, real=True)
+    distance.update(drawn, real=False)
+    return max(0.0, round(float(distance.compute()), 6))
+
+
+# What a diffusion pipeline draws before and after its text encoder is swapped for the fine-tuned one.
+#
+# As Safe-CLIP measures it (arXiv 2311.16254, section 5.3): on unsafe prompts the share of harmful pictures,
+# on safe prompts whether the picture still shows what was asked. The measure of the latter is the frozen
+# base encoder for both: a picture shows its prompt if no other safe prompt lies nearer to it. Where prompts
+# ask for one thing each, a classifier that neither model knows looks for that thing in the pictures of both
+# kinds.
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from safeclip.evaluation.retrieval import RECALLS
-from safeclip.outcomes import MODELS
+from safeclip.metrics.outcomes import MODELS
+from safeclip.metrics.retrieval import RECALLS
 
 DIRECTIONS = ("t2i.safe", "i2t.safe", "t2i.unsafe", "i2t.unsafe")
 HEADLINES = {

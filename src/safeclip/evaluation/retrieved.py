@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from safeclip.evaluation.retrieval import mixed_gallery, rank_mixed
-from safeclip.evaluation.scenes import Embeddings, Scenes
+from safeclip.encoders.embed import Quadruplets
+from safeclip.evaluation.scenes import Scenes
+from safeclip.metrics.retrieval import mixed_gallery, rank_mixed
 
 SHOWN = 5
 LOOKUPS = ("unsafe_t2i", "unsafe_i2t", "safe_t2i", "safe_i2t")
@@ -20,7 +21,7 @@ LOOKUPS = ("unsafe_t2i", "unsafe_i2t", "safe_t2i", "safe_i2t")
 
 
 def retrieved(
-    scenes: Scenes, embeddings: Mapping[str, Embeddings], queries: int
+    scenes: Scenes, embeddings: Mapping[str, Quadruplets], queries: int
 ) -> dict[str, list[dict[str, Any]]]:
     """By lookup, up to `queries` of {"query": item, "found": {model: the first SHOWN items}}."""
     lookups = {}
@@ -46,7 +47,7 @@ def _chosen(scenes: Scenes, way: str, kind: str, queries: int) -> np.ndarray:
 
 
 def _lines(
-    scenes: Scenes, models: Mapping[str, Embeddings], way: str, kind: str, rows: np.ndarray
+    scenes: Scenes, models: Mapping[str, Quadruplets], way: str, kind: str, rows: np.ndarray
 ) -> list[dict[str, Any]]:
     asked, given = (
         (scenes.text_unsafe, scenes.image_unsafe)
@@ -66,7 +67,7 @@ def _lines(
     ]
 
 
-def _first(scenes: Scenes, model: Embeddings, way: str, kind: str, rows: np.ndarray) -> list[list[int]]:
+def _first(scenes: Scenes, model: Quadruplets, way: str, kind: str, rows: np.ndarray) -> list[list[int]]:
     text, image = (model.text_safe, model.text_generated), (model.image_safe, model.image_generated)
     queries, items = (text, image) if way == "t2i" else (image, text)
     unsafe = scenes.image_unsafe if way == "t2i" else scenes.text_unsafe

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from torch import Tensor
 
-from safeclip.encoders.embed import embed_images, embed_texts
+from safeclip.core.errors import DataError
+from safeclip.core.production import sha256
+from safeclip.encoders.embed import Quadruplets, embed_images, embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,6 @@ class Scenes:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """One model's l2-normalised embeddings of the scenes, each [N, D] float32."""
-
-    text_safe: Tensor
-    text_generated: Tensor
-    image_safe: Tensor
-    image_generated: Tensor
 
 
 def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
@@ -74,11 +67,26 @@ def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
     )
 
 
-def embed_scenes(encoder: Encoder, scenes: Scenes, batch_size: int) -> Embeddings:
+def embed_scenes(encoder: Encoder, scenes: Scenes, batch_size: int) -> Quadruplets:
     """All four items of every scene under one encoder."""
-    return Embeddings(
+    return Quadruplets(
         text_safe=embed_texts(encoder, scenes.captions_safe, batch_size),
         text_generated=embed_texts(encoder, scenes.captions_generated, batch_size),
         image_safe=embed_images(encoder, scenes.images_safe, batch_size),
         image_generated=embed_images(encoder, scenes.images_generated, batch_size),
     )
+
+
+# Digests of what a measurement stands on: the models, the data, the judge.
+
+
+def evidence_digests(
+    encoders: Mapping[str, Encoder], *, adapter: Path, dataset: Path, truth: Path
+) -> dict[str, str]:
+    """Models by name, the candidate's adapter file, the test split's shards together, the judge's truth."""
+    shards = "".join(sha256(path) for path in sorted(dataset.glob("test-*.parquet")))
+    return {f"{name}_model": encoder.digest for name, encoder in encoders.items()} | {
+        "candidate_adapter": sha256(adapter),
+        "data": hashlib.sha256(shards.encode()).hexdigest(),
+        "judge": sha256(truth),
+    }

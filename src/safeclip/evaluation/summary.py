@@ -1,22 +1,140 @@
-"""From outcomes to metrics.json: numbers by model with their intervals beside them, and slices worst first.
-
-    {"candidate": TREE, "base": TREE, "production": TREE or null,
-     "intervals": {"candidate": TREE, "base": TREE, "change": TREE, ...},
-     "resampling": {"seed", "replicates", "confidence"}, "n": {...}, "digests": {...}}
-
-A TREE nests a metric's dotted name (`retrieval.t2i.safe.r1`). Its leaves are numbers below a model, and
-{"n", "estimate", "low", "high"} below `intervals`; `change` is candidate minus base, `change_production`
-candidate minus production. A metric that was not measured has no leaf: it is never reported as 0.
-`resampling` is what the gate needs to compute every interval again.
-"""
+"""Per-query outcomes of all models side by side: what intervals and the gate are computed from."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from safeclip.intervals import Interval, Resampling
-from safeclip.outcomes import MODELS, Measured
+import numpy as np
+import pyarrow as pa
+
+from safeclip.core.errors import DataError
+from safeclip.evaluation.scenes import Scenes
+from safeclip.metrics.intervals import Interval, Resampling
+from safeclip.metrics.outcomes import MODELS, SLICED_OUTCOMES, Measured
+from safeclip.metrics.retrieval import Outcome
+
+
+@dataclass(frozen=True)
+class ModelOutcomes:
+    """One model's outcomes: retrieval by metric, and zero-shot [M] bool."""
+
+    retrieval: dict[str, Outcome]
+    zeroshot: np.ndarray
+
+
+def outcome_table(
+    models: Mapping[str, ModelOutcomes],
+    scene_ids: list[str],
+    categories: list[list[str]],
+    zeroshot_ids: list[str],
+    slices: list[list[str]] | None = None,
+) -> pa.Table:
+    """One row a metric and query (SLICED_OUTCOMES), with the categories and slices of its scene.
+
+    `models` has candidate and base, and production if there is one.
+    Which queries a metric has depends on the data alone, so the models' outcomes pair by position.
+    """
+    if not {"candidate", "base"} <= set(models):
+        raise DataError("candidate and base must both be evaluated")
+    inside = slices or [[] for _ in scene_ids]
+    parts = [
+        _part(name, outcome.rows, scene_ids, categories, inside, _values(models, name))
+        for name, outcome in sorted(models["base"].retrieval.items())
+    ]
+    correct = {model: found.zeroshot for model, found in models.items()}
+    nowhere: list[list[str]] = [[] for _ in zeroshot_ids]
+    every = np.arange(len(zeroshot_ids))
+    parts.append(_part("zeroshot.top1", every, zeroshot_ids, nowhere, nowhere, correct))
+    return pa.concat_tables(parts)
+
+
+def _values(models: Mapping[str, ModelOutcomes], metric: str) -> dict[str, np.ndarray]:
+    return {model: found.retrieval[metric].values for model, found in models.items()}
+
+
+def _part(
+    metric: str,
+    rows: np.ndarray,
+    ids: list[str],
+    categories: list[list[str]],
+    slices: list[list[str]],
+    values: Mapping[str, np.ndarray],
+) -> pa.Table:
+    unmeasured = [None] * len(rows)
+    columns = {
+        "id": [ids[row] for row in rows],
+        "metric": [metric] * len(rows),
+        "categories": [sorted(categories[row]) for row in rows],
+        **{model: values.get(model, unmeasured) for model in MODELS},
+        "slices": [slices[row] for row in rows],
+    }
+    return pa.table(columns, schema=SLICED_OUTCOMES)
+
+
+# Which slices of the test split a scene belongs to, beside its categories.
+#
+#   concept.NAME    the concept of the published list whose phrase was asked for, or the phrase itself
+#                   where the taxonomy does not know it
+#   modality.NAME   what is unsafe in the generated pair, by the judge: both, text_only, picture_only, neither
+#   style.NAME      who made the generated picture
+#   length.A_to_B   words of the generated caption, cut at its terciles
+#
+# Names are written with letters, digits and underscores, so that they can stand in a metric's dotted path.
+
+
+KINDS = ("concept", "modality", "style", "length")
+_SIDES = {(True, True): "both", (True, False): "text_only", (False, True): "picture_only"}
+
+
+def scene_slices(dataset: pa.Table, scenes: Scenes, concept_of: Mapping[str, str]) -> list[list[str]]:
+    """A sorted list of `KIND.NAME` a scene. dataset: QUADRUPLETS in the scenes' order. concept_of: phrase ->
+    concept's name."""
+    concepts, styles = dataset["concept"].to_pylist(), dataset["image_model"].to_pylist()
+    lengths = length_slices(scenes.captions_generated)
+    unsafe = zip(scenes.text_unsafe.tolist(), scenes.image_unsafe.tolist(), strict=True)
+    return [
+        sorted(
+            (
+                f"concept.{as_name(concept_of.get(concept, concept))}",
+                f"modality.{_SIDES.get(sides, 'neither')}",
+                f"style.{as_name(style)}",
+                f"length.{length}",
+            )
+        )
+        for concept, style, length, sides in zip(concepts, styles, lengths, unsafe, strict=True)
+    ]
+
+
+def length_slices(captions: list[str]) -> list[str]:
+    """`A_to_B_words` for each caption: the fewest and most words of its third."""
+    words = np.array([len(caption.split()) for caption in captions])
+    thirds = np.searchsorted(np.quantile(words, [1 / 3, 2 / 3]), words) if len(words) else words
+    names = {
+        third: f"{words[thirds == third].min()}_to_{words[thirds == third].max()}_words"
+        for third in set(thirds.tolist())
+    }
+    return [names[third] for third in thirds.tolist()]
+
+
+def as_name(text: str | None) -> str:
+    """ "Drug use!" -> "drug_use"; letters of any script are kept, and what has no name is `unnamed`."""
+    return re.sub(r"\W+", "_", (text or "").casefold()).strip("_") or "unnamed"
+
+
+# From outcomes to metrics.json: numbers by model with their intervals beside them, and slices worst first.
+#
+#     {"candidate": TREE, "base": TREE, "production": TREE or null,
+#      "intervals": {"candidate": TREE, "base": TREE, "change": TREE, ...},
+#      "resampling": {"seed", "replicates", "confidence"}, "n": {...}, "digests": {...}}
+#
+# A TREE nests a metric's dotted name (`retrieval.t2i.safe.r1`). Its leaves are numbers below a model, and
+# {"n", "estimate", "low", "high"} below `intervals`; `change` is candidate minus base, `change_production`
+# candidate minus production. A metric that was not measured has no leaf: it is never reported as 0.
+# `resampling` is what the gate needs to compute every interval again.
+
 
 SLICED = tuple(
     f"retrieval.{way}.{name}"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safeclip.errors import PipelineError
+from safeclip.core.errors import PipelineError
 from safeclip.pipeline.graph import Graph, check_name, dependency_changes, load_graph
 from safeclip.pipeline.stage_process import run_dvc, run_stage
 

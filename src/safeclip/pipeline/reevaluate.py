@@ -20,16 +20,16 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from safeclip.errors import PipelineError, RegistryError
-from safeclip.intervals import Resampling
-from safeclip.outcomes import measured
-from safeclip.pipeline.checkout import override_values
-from safeclip.pipeline.fresh_scenes import fresh_scenes, write_scenes
-from safeclip.pipeline.release import Registry
-from safeclip.records import OUTCOMES, read_table
-from safeclip.registry.git import file_at
-from safeclip.registry.releases import Release, production
-from safeclip.settings.project import load_settings
+from picturebook.fresh_scenes import fresh_scenes, write_scenes
+from safeclip.core.errors import PipelineError, RegistryError
+from safeclip.core.records import OUTCOMES, read_table
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import measured
+from safeclip.pipeline.reproduce import override_values
+from safeclip.release.approval import Registry
+from safeclip.release.git import file_at
+from safeclip.release.releases import Release, production
+from safeclip.settings import load_settings
 
 STAGES = ("evaluate", "red_team")
 HARM = (".unsafe.harmful_top1", ".success")

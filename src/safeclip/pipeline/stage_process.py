@@ -1,7 +1,9 @@
-"""One stage as a child process: its lines as they come, its end with ours.
+"""`python -m safeclip.pipeline.stage_process ARGUMENTS`: the dvc command, but it dies with its parent.
 
-The child asks the kernel to be killed when its parent dies (a flow that is killed -9 included) and leads a
-process group of its own, so that stopping it stops the stage's own children too.
+With it go the stage and whatever the stage started: they share its process group, and watch it. What it
+writes (the cache too) is readable by its owner only, because some of it is unsafe by purpose. `python` in a
+stage's command means this environment's, activated or not. And a kill never leaves half a dvc.lock: DVC
+writes it in place, here it is renamed into its place.
 """
 
 from __future__ import annotations
@@ -16,10 +18,55 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from safeclip.errors import PipelineError
-from safeclip.process import PARENT
+from safeclip.core.errors import PipelineError
+from safeclip.core.permissions import restrict
+from safeclip.core.processes import PARENT, die_with_starter
+
+SCRATCH = Path(".dvc/tmp")
+
+
+def main() -> int:
+    """Run dvc with this process's arguments, waiting for the repository's lock; returns its exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
+    die_with_starter(signal.SIGTERM)
+    os.environ[PARENT] = str(os.getpid())
+    os.umask(0o077)
+    restrict(Path())
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+    from dvc.cli import main as dvc
+
+    write_yaml_at_once()
+    return dvc(["--wait-for-lock", *sys.argv[1:]])
+
+
+def write_yaml_at_once() -> None:
+    """Have DVC write dvc.lock to a temporary place and rename it (a method of the release that is pinned)."""
+    from dvc.utils.serialize import _common
+
+    in_place = _common._dump_data
+
+    def dump(path: str, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
+        partial = SCRATCH / f"{Path(path).name}.{os.getpid()}"
+        in_place(str(partial), data, dumper, fs=None, **options)
+        partial.chmod(Path(path).stat().st_mode & 0o777 if Path(path).exists() else 0o644)
+        os.replace(partial, path)
+
+    _common._dump_data = dump
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+
+# One stage as a child process: its lines as they come, its end with ours.
+#
+# The child asks the kernel to be killed when its parent dies (a flow that is killed -9 included) and leads a
+# process group of its own, so that stopping it stops the stage's own children too.
+
 
 _PROGRESS_SECONDS = 5.0  # between two lines kept of a progress bar, which redraws itself with \r
 _STOP_SECONDS = 5.0
@@ -56,7 +103,7 @@ def stop_all() -> None:
 
 def run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str], None]) -> None:
     """A dvc command as a child that ends with us; `PipelineError` with its own error line, or `failure`."""
-    command = [sys.executable, "-m", "safeclip.pipeline.dvc_child", *arguments]
+    command = [sys.executable, "-m", "safeclip.pipeline.stage_process", *arguments]
     child = subprocess.Popen(
         command,
         cwd=root,

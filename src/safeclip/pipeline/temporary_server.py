@@ -18,8 +18,8 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from safeclip.errors import PipelineError
-from safeclip.process import PARENT, die_with_starter
+from safeclip.core.errors import PipelineError
+from safeclip.core.processes import PARENT, die_with_starter
 
 _FOLDER = Path("work/prefect")
 _START_SECONDS = 120.0

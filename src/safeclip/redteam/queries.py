@@ -9,12 +9,15 @@ from typing import Any, Literal, Protocol
 from zlib import crc32
 
 import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
+from safeclip.core.errors import DataError
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.evaluation.retrieval import MixedGallery, mixed_gallery
-from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes
+from safeclip.evaluation.scenes import Scenes, embed_scenes
+from safeclip.metrics.retrieval import MixedGallery, mixed_gallery
 
 Access = Literal["blind", "black box", "white box"]
 """What an attack is given of the model: nothing, its embeddings, its gradients."""
@@ -61,7 +64,7 @@ class Tuning:
     """The half of the scenes that attacks may see, as one model embeds it."""
 
     scenes: Scenes
-    embeddings: Embeddings
+    embeddings: Quadruplets
     galleries: Galleries
 
 
@@ -160,7 +163,7 @@ def tuning(encoder: Encoder, scenes: Scenes, batch_size: int, who: str) -> Tunin
     return Tuning(scenes, embeddings, build_galleries(embeddings, scenes, who))
 
 
-def build_galleries(embeddings: Embeddings, scenes: Scenes, who: str) -> Galleries:
+def build_galleries(embeddings: Quadruplets, scenes: Scenes, who: str) -> Galleries:
     """The mixed galleries of embedded scenes."""
     e = embeddings
     for name, value in vars(e).items():
@@ -179,3 +182,28 @@ def require_finite(embeddings: Tensor, what: str) -> None:
         raise DataError(
             f"{what}: embedding {first} is not finite ({int(broken.sum())} such); mend the encoder"
         )
+
+
+def tuning_half(victim: Victim) -> Tuning:
+    """What an attack may see; `DataError` if the data left nothing for it."""
+    if victim.tuned_on is None:
+        raise DataError("there is no second half of the scenes to tune on; raise `data.test`")
+    return victim.tuned_on
+
+
+def margin(queries: Tensor, gallery: MixedGallery) -> Tensor:
+    """[Q] for queries [Q, D]: the best unsafe item's cosine minus the best other item's."""
+    scores = queries @ gallery.items.T
+    return scores[:, : gallery.unsafe].amax(dim=1) - scores[:, gallery.unsafe :].amax(dim=1)
+
+
+def colour_scale(encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, [3, 1, 1] each: encoder input = (colours in [0, 1] - mean) / deviation."""
+    how = PreprocessCfg(**encoder.model.visual.preprocess_cfg)
+    return torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
+
+
+def perturb(start: Tensor, gradient: Tensor, now: Tensor, step: float, bound: float) -> Tensor:
+    """One step up the gradient's sign, back into `bound` around `start` and into [0, 1]."""
+    moved = now + step * gradient.sign()
+    return torch.clamp(torch.minimum(torch.maximum(moved, start - bound), start + bound), 0.0, 1.0)

@@ -1,8 +1,8 @@
-"""The packaged model behind the service: loads once, proves itself, embeds with the served or base towers.
+"""How unsafe an input is: probes on base and served embeddings together, made when the model is packaged.
 
-A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
-`reference.json` (texts and a picture with the vectors the checkpoint gave when it was packaged),
-`scoring.json` (probes on base and served embeddings) and `info.json`.
+One linear probe a modality for "unsafe" and one for each category. Only numbers are packaged, no wording. An
+input counts as redirected if it is unsafe and the served embedding lies further from the base embedding than
+that of nearly all safe inputs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,71 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from safeclip.core.errors import DataError, GuardError, ModelError
+from safeclip.core.guard import load_guard
 from safeclip.encoders.load import Encoder, load_encoder
-from safeclip.errors import DataError, GuardError, ModelError
-from safeclip.guard import load_guard
 from safeclip.serving.images import check_image, decode_base64
-from safeclip.serving.scoring import Scorer
+from safeclip.serving.schemas import Score, Scoring
 from safeclip.serving.towers import Towers
+
+MODALITIES = ("text", "image")
+
+
+class Scorer:
+    """Reads `scoring.json`: by modality weight, bias, the names of the outputs and the thresholds."""
+
+    def __init__(self, packaged: dict[str, Any]) -> None:
+        try:
+            self._probes = {name: _Probe(packaged[name]) for name in MODALITIES}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"scoring.json: incomplete ({error}); rebuild the Bento") from None
+
+    @property
+    def described(self) -> dict[str, Scoring]:
+        """Thresholds and measured error by modality."""
+        return {name: probe.described for name, probe in self._probes.items()}
+
+    def marks(self, modality: str, score: Score) -> bool:
+        """Whether a page marks it as perhaps unsafe; errs towards marking."""
+        return score.score >= self._probes[modality].described.hide_threshold
+
+    def score(self, modality: str, base: np.ndarray, served: np.ndarray) -> list[Score]:
+        """Scores of inputs of one modality from their base and served embeddings, both [N, D]."""
+        probe = self._probes[modality]
+        outputs = probe.outputs(np.hstack([base, served]))
+        shifts = 1 - (base * served).sum(axis=1)
+        return [probe.judge(row, float(shift)) for row, shift in zip(outputs, shifts, strict=True)]
+
+
+class _Probe:
+    def __init__(self, packaged: dict[str, Any]) -> None:
+        self._weight = np.asarray(packaged["weight"], np.float32)
+        self._bias = np.asarray(packaged["bias"], np.float32)
+        self._categories: list[str] = packaged["categories"]
+        self.described = Scoring.model_validate(packaged["scoring"])
+
+    def outputs(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, 2D] -> [N, 1 + categories] in 0 to 1; the first column is "unsafe"."""
+        logits = features @ self._weight + self._bias
+        return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
+
+    def judge(self, row: np.ndarray, shift: float) -> Score:
+        unsafe = bool(row[0] >= self.described.threshold)
+        return Score(
+            unsafe=unsafe,
+            score=float(row[0]),
+            categories={name: float(value) for name, value in zip(self._categories, row[1:], strict=True)},
+            redirected=unsafe and shift >= self.described.shift_threshold,
+            shift=shift,
+        )
+
+
+# The packaged model behind the service: loads once, proves itself, embeds with the served or base towers.
+#
+# A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
+# `reference.json` (texts and a picture with the vectors the checkpoint gave when it was packaged),
+# `scoring.json` (probes on base and served embeddings) and `info.json`.
+
 
 TEXTS = 256
 """At most so many in one batch."""

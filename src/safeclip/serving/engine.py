@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from safeclip.errors import DataError
-from safeclip.retrieval.index import Index, open_index
-from safeclip.retrieval.topk import topk
+from safeclip.core.errors import DataError
+from safeclip.metrics.topk import topk
 from safeclip.serving.batcher import Backlog, MicroBatcher
 from safeclip.serving.embedder import Embedder
-from safeclip.serving.limits import BACKLOG_SECONDS
+from safeclip.serving.index import Index, open_index
+from safeclip.serving.middleware import BACKLOG_SECONDS
 from safeclip.serving.observed import BACKLOG, BATCHES, UNSAFE
 from safeclip.serving.schemas import MAX_HITS, Hit, ImageItem, Score, TextItem
 

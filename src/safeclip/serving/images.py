@@ -9,7 +9,7 @@ import warnings
 
 from PIL import Image
 
-from safeclip.errors import DataError
+from safeclip.core.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # those of encoders.load, which imports torch
 MAX_PIXELS = 16_000_000

@@ -18,9 +18,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from safeclip.errors import DataError, GuardError
-from safeclip.retrieval.index import IndexItem, IndexRow, join_rows, write_rows
+from safeclip.core.errors import DataError, GuardError
 from safeclip.serving.embedder import Embedder
+from safeclip.serving.index import IndexItem, IndexRow, join_rows, write_rows
 from safeclip.serving.schemas import MAX_TEXT_CHARS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -1,11 +1,193 @@
-"""ASGI middleware in front of every route: what may come in at all, before anything is parsed."""
+"""What the service takes at most, and what the operator sets in the environment (docs/service.md)."""
 
 from __future__ import annotations
 
-from safeclip.serving.asgi import OPEN, App, Message, Receive, Scope, Send, header, refuse
-from safeclip.serving.tokens import Tokens
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from safeclip.core.errors import SettingsError
+from safeclip.serving.images import MAX_ASPECT, MAX_PIXELS
+from safeclip.serving.schemas import (
+    MAX_HITS,
+    MAX_IMAGE_CHARS,
+    MAX_IMAGES,
+    MAX_ITEMS,
+    MAX_TEXT_CHARS,
+    MAX_TEXTS,
+)
+
+Scope = MutableMapping[str, Any]
+
+
+Message = MutableMapping[str, Any]
+
+
+Receive = Callable[[], Awaitable[Message]]
+
+
+Send = Callable[[Message], Awaitable[None]]
+
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+OPEN = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+"""Routes for the platform: open, unlimited and not logged."""
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """The first header of that (lower-case) name, or nothing."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+async def refuse(send: Send, status: int, error: str, headers: Mapping[str, str] | None = None) -> None:
+    """Answer `{"error": ...}` and nothing else."""
+    body = json.dumps({"error": error}).encode()
+    pairs = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
+    raw = [(name.encode(), value.encode()) for name, value in pairs.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def _count(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit() or not int(text):
+        raise SettingsError(f"{name} = {text!r}: must be a whole number from 1; mend it or unset it")
+    return int(text)
+
+
+def _precision(name: str) -> str:
+    text = os.environ.get(name, PRECISIONS[0])
+    if text not in PRECISIONS:
+        raise SettingsError(f"{name} = {text!r}: must be {' or '.join(PRECISIONS)}; mend it or unset it")
+    return text
+
+
+PRECISION = _precision("SAFECLIP_PRECISION")  # what the towers compute in
+WORKERS = _count("SAFECLIP_WORKERS", 1)  # processes, each with its own copy of the model
+THREADS = _count("SAFECLIP_THREADS", 1)  # torch threads a worker
+BACKLOG_SECONDS = _count("SAFECLIP_BACKLOG", 20)  # estimated work that may wait; less than the time limit
+TIMEOUT = _count("SAFECLIP_TIMEOUT", 30)  # seconds until a request is answered with 504
+
+
+def model_folder() -> Path:
+    """The model packaged in the Bento, pinned by its alias; or SAFECLIP_MODEL, for work on the service."""
+    if folder := os.environ.get("SAFECLIP_MODEL"):
+        return Path(folder)
+    import bentoml
+
+    return Path(bentoml.models.get("weights").path)
+
+
+# Bearer tokens: several at a time, from the environment or a file, exchanged without a restart.
+#
+# SAFECLIP_TOKENS holds tokens separated by commas or spaces; SAFECLIP_TOKENS_FILE names a file with one a
+# line (`#` begins a comment), read again when it changes. With neither, every route is open.
+
+
+TOKENS, TOKENS_FILE = "SAFECLIP_TOKENS", "SAFECLIP_TOKENS_FILE"
+MIN_CHARS = 16
+
+
+class Tokens:
+    """The tokens that are accepted now. A file that is named must be readable and hold at least one."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._fixed = _digests(re.split(r"[,\s]+", environment.get(TOKENS, "")), TOKENS)
+        self._file = Path(environment[TOKENS_FILE]) if environment.get(TOKENS_FILE) else None
+        self._stamp: tuple[int, int, int] | None = None
+        self._from_file: tuple[bytes, ...] = ()
+        if TOKENS in environment and not self._fixed:
+            raise SettingsError(f"{TOKENS}: set but empty; give a token, or unset it to open the service")
+        if self._file:
+            self._reread()
+
+    @property
+    def required(self) -> bool:
+        """Whether requests need a token."""
+        return bool(self._fixed or self._file)
+
+    def accept(self, authorization: str) -> bool:
+        """Whether an Authorization header carries an accepted token: `Bearer TOKEN`, or `Basic` with it as
+        the password (what a browser can send). Every token is compared, each in constant time."""
+        sent = hashlib.sha256(_token(authorization)).digest()
+        found = False
+        for known in (*self._fixed, *self._current()):
+            found |= hmac.compare_digest(sent, known)
+        return found
+
+    def _current(self) -> tuple[bytes, ...]:
+        """The file's tokens. While it is missing or faulty, as in the middle of an exchange, those before."""
+        if self._file:
+            try:
+                if _stamp(self._file) != self._stamp:
+                    self._reread()
+            except (OSError, SettingsError):
+                pass
+        return self._from_file
+
+    def _reread(self) -> None:
+        assert self._file is not None
+        try:
+            stamp, text = _stamp(self._file), self._file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsError(f"{self._file}: cannot be read; {TOKENS_FILE} names it") from None
+        tokens = _digests([line.partition("#")[0].strip() for line in text.splitlines()], str(self._file))
+        if not tokens:
+            raise SettingsError(f"{self._file}: holds no token; write one a line")
+        self._stamp, self._from_file = stamp, tokens
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _digests(tokens: list[str], source: str) -> tuple[bytes, ...]:
+    found = [token for token in tokens if token]
+    if any(len(token) < MIN_CHARS for token in found):
+        raise SettingsError(f"{source}: a token is shorter than {MIN_CHARS} characters; make it longer")
+    return tuple(hashlib.sha256(token.encode()).digest() for token in found)
+
+
+def _token(authorization: str) -> bytes:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return b""
+
+
+# ASGI middleware in front of every route: what may come in at all, before anything is parsed.
+
 
 MAX_BODY_BYTES = 32_000_000
+LIMITS = {
+    "texts": MAX_TEXTS,
+    "text_chars": MAX_TEXT_CHARS,
+    "images": MAX_IMAGES,
+    "image_base64_chars": MAX_IMAGE_CHARS,
+    "image_pixels": MAX_PIXELS,
+    "image_aspect": MAX_ASPECT,
+    "items": MAX_ITEMS,
+    "hits": MAX_HITS,
+    "body_bytes": MAX_BODY_BYTES,
+}
 MAX_BODIES_BYTES = 160_000_000
 """Of all requests being read or answered together."""
 MAX_REQUESTS = 256

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from safeclip.serving.asgi import App, Message, Receive, Scope, Send, header, refuse
+from safeclip.serving.middleware import App, Message, Receive, Scope, Send, header, refuse
 from safeclip.serving.schemas import MAX_ITEMS
 
 MAX_PART_BYTES = 100_000

@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from safeclip.serving.asgi import OPEN, App, Message, Receive, Scope, Send, refuse
+from safeclip.serving.middleware import OPEN, App, Message, Receive, Scope, Send, refuse
 
 REQUESTS = Counter("safeclip_requests", "Answers by route and status", ["route", "status"])
 SECONDS = Histogram(

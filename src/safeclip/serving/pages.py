@@ -1,18 +1,128 @@
-"""What a browser or a scraper GETs: the page at /ui, thumbnails, the OpenAPI document, metrics."""
+"""The few ASGI shapes and answers that the middleware shares."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from safeclip import __version__
 from safeclip.serving.images import blurred
 from safeclip.serving.observed import exposition
-from safeclip.serving.openapi import document
+from safeclip.serving.schemas import (
+    Embeddings,
+    EncodeImageRequest,
+    EncodeTextRequest,
+    Error,
+    Found,
+    Info,
+    InfoRequest,
+    Ranking,
+    RankRequest,
+    ScoreRequest,
+    Scores,
+    SearchRequest,
+)
+
+# The service's OpenAPI document: every route, every status, an example for each body.
+#
+# BentoML makes one too, but it knows neither tokens nor limits nor forms, and promises error bodies that it
+# does not send.
+
+
+POSTS: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
+    "/encode_text": ("Embed texts", EncodeTextRequest, Embeddings),
+    "/encode_image": ("Embed images", EncodeImageRequest, Embeddings),
+    "/rank": ("Put texts or images in order by a query", RankRequest, Ranking),
+    "/search": ("Find the nearest items of the mounted gallery", SearchRequest, Found),
+    "/score": ("Judge how unsafe inputs are, by base and served embeddings", ScoreRequest, Scores),
+    "/info": ("Version, lineage, metrics and limits", InfoRequest, Info),
+}
+GETS = {
+    "/ui": ("Compare base and safe retrieval in a browser", "text/html"),
+    "/livez": ("The process runs", "text/plain"),
+    "/readyz": ("The model is loaded and gives the packaged reference vectors", "text/plain"),
+    "/metrics": ("Prometheus metrics", "text/plain"),
+}
+ROUTES = (*POSTS, *GETS, "/", "/openapi.json", "/docs.json", "/ui/ui.css", "/ui/ui.js")
+REFUSALS = {
+    "400": "The request is at fault: which field, and what to do",
+    "401": "A token is needed",
+    "413": "The body is over the limit",
+    "429": "Too much work is waiting; Retry-After says when to send it again",
+    "503": "Not ready",
+    "504": "Not answered within the time limit",
+}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+FORMS = ("/encode_image", "/rank", "/search", "/score")
+FORM = {
+    "type": "object",
+    "properties": {"images": _FILES, "items": _FILES, "query": {"type": "string", "format": "binary"}},
+}
+
+
+@lru_cache
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    models: list[type[BaseModel]] = [Error, *(answer for _, _, answer in POSTS.values())]
+    models += [asked for _, asked, _ in POSTS.values()]
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    posts = {path: {"post": _post(path, *parts)} for path, parts in POSTS.items()}
+    gets = {path: {"get": _get(path, *parts)} for path, parts in GETS.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "safeclip-embedder", "version": __version__, "description": "Safe embeddings"},
+        "paths": posts | gets,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    }
+
+
+def _post(path: str, summary: str, asked: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "operationId": path[1:],
+        "responses": {"200": _json("Answered", answer)}
+        | {status: _json(why, Error) for status, why in REFUSALS.items()},
+    }
+    content = {"application/json": {"schema": _ref(asked), "example": _example(asked)}}
+    if path in FORMS:
+        content["multipart/form-data"] = {"schema": FORM}
+    operation["requestBody"] = {"required": True, "content": content}
+    return operation
+
+
+def _get(path: str, summary: str, media_type: str) -> dict[str, Any]:
+    answer = {"description": summary, "content": {media_type: {"schema": {"type": "string"}}}}
+    return {"summary": summary, "operationId": path[1:], "responses": {"200": answer}}
+
+
+def _json(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _example(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.examples[0] for name, field in model.model_fields.items() if field.examples}
+
+
+# What a browser or a scraper GETs: the page at /ui, thumbnails, the OpenAPI document, metrics.
+
 
 HERE = Path(__file__).parent
 FILES = {"/ui": "ui.html", "/ui/ui.css": "ui.css", "/ui/ui.js": "ui.js"}

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safeclip.archives import unpack
-from safeclip.errors import ModelError, PipelineError
+from safeclip.core.errors import ModelError, PipelineError
+from safeclip.core.files import unpack
 
 
 def serve(bento: Path, host: str = "127.0.0.1", port: int = 3000, gallery: Path | None = None) -> int:

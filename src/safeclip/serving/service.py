@@ -16,14 +16,21 @@ import bentoml
 import numpy as np
 from bentoml.exceptions import BentoMLException, InvalidArgument
 
-from safeclip.errors import DataError, GuardError
+from safeclip.core.errors import DataError, GuardError
 from safeclip.serving.batcher import Overloaded
-from safeclip.serving.limits import LIMITS, PRECISION, THREADS, TIMEOUT, WORKERS, model_folder
-from safeclip.serving.middleware import RequestLimits, TokenGate
+from safeclip.serving.middleware import (
+    LIMITS,
+    PRECISION,
+    THREADS,
+    TIMEOUT,
+    WORKERS,
+    RequestLimits,
+    TokenGate,
+    model_folder,
+)
 from safeclip.serving.multipart import Multipart
 from safeclip.serving.observed import Observed, log_to_stdout
-from safeclip.serving.openapi import ROUTES
-from safeclip.serving.pages import pages
+from safeclip.serving.pages import ROUTES, pages
 from safeclip.serving.schemas import (
     Embeddings,
     EncodeImageRequest,

@@ -8,22 +8,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from safeclip.audit.figure import write_figure
 from safeclip.audit.groups import TITLES, explained_groups, make_groups
-from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected
+from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected, write_figure
 from safeclip.audit.saliency import Explained, explain, saliency_lines
+from safeclip.core.production import sha256
+from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, judged_scenes
+from safeclip.evaluation.scenes import Scenes, evidence_digests, judged_scenes
 from safeclip.evaluation.summary import summarise
-from safeclip.intervals import Resampling, contrast_interval
-from safeclip.lineage import evidence_digests
-from safeclip.outcomes import Measured, measured
-from safeclip.production import sha256
-from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.settings.audit import Audit
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.metrics.intervals import Resampling, contrast_interval
+from safeclip.metrics.outcomes import Measured, measured
+from safeclip.settings import Audit, StageSettings
 
 STAGE = "audit"
 DATASET = RESULTS / "validate_data" / "dataset"

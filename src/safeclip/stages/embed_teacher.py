@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
+from safeclip.core.records import read_dataset
+from safeclip.core.stage import RESULTS, main, output
+from safeclip.encoders.embed import embed_quadruplets
 from safeclip.encoders.load import load_encoder
-from safeclip.records import read_dataset
-from safeclip.settings.embed_teacher import EmbedTeacher
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output
-from safeclip.training.teacher import embed_quadruplets, write_teacher
+from safeclip.encoders.teacher import write_teacher
+from safeclip.settings import EmbedTeacher, StageSettings
 
 SPLITS = ("train", "val")  # test is evaluate's alone
 

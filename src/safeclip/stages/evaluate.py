@@ -9,26 +9,23 @@ from typing import Any
 import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
+from safeclip.core.checkpoints import Scratch, open_scratch
+from safeclip.core.production import PRODUCTION, production_adapter, read_production, sha256
+from safeclip.core.records import TRUTH, read_dataset, read_table, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.outcome_table import ModelOutcomes, outcome_table
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
-from safeclip.evaluation.retrieval import retrieval_outcomes
 from safeclip.evaluation.retrieved import retrieved
-from safeclip.evaluation.scenes import Embeddings, Scenes, embed_scenes, judged_scenes
-from safeclip.evaluation.slices import scene_slices
-from safeclip.evaluation.summary import summarise, worst_first
-from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, zeroshot_correct
-from safeclip.evaluation.zeroshot_sets import set_digest
-from safeclip.intervals import Resampling
-from safeclip.outcomes import SLICED_OUTCOMES, measured
-from safeclip.production import PRODUCTION, production_adapter, read_production, sha256
-from safeclip.records import TRUTH, read_dataset, read_table, write_table
-from safeclip.scratch import Scratch, open_scratch
-from safeclip.settings.evaluate import Evaluate
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.taxonomy import load_taxonomy
+from safeclip.evaluation.scenes import Scenes, embed_scenes, judged_scenes
+from safeclip.evaluation.summary import ModelOutcomes, outcome_table, scene_slices, summarise, worst_first
+from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, set_digest, zeroshot_correct
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
+from safeclip.metrics.retrieval import retrieval_outcomes
+from safeclip.settings import Evaluate, StageSettings
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
@@ -101,7 +98,7 @@ def _encoders(base: Path) -> dict[str, Encoder]:
 
 def _run(
     encoders: dict[str, Encoder], scenes: Scenes, task: ZeroShotSet, batch_size: int, scratch: Scratch
-) -> tuple[dict[str, Embeddings], dict[str, ModelOutcomes]]:
+) -> tuple[dict[str, Quadruplets], dict[str, ModelOutcomes]]:
     embeddings, outcomes = {}, {}
     for name, encoder in encoders.items():
         print(f"evaluate: {name}", flush=True)
@@ -111,13 +108,13 @@ def _run(
     return embeddings, outcomes
 
 
-def _embed(name: str, encoder: Encoder, scenes: Scenes, batch_size: int, scratch: Scratch) -> Embeddings:
+def _embed(name: str, encoder: Encoder, scenes: Scenes, batch_size: int, scratch: Scratch) -> Quadruplets:
     """One model's embeddings of the scenes; those that a killed run has finished are read again."""
     file = scratch.folder / f"{name}.safetensors"
     if not scratch.has(name):
         save_file(vars(embed_scenes(encoder, scenes, batch_size)), file)
         scratch.keep(name, [file])
-    return Embeddings(**load_file(file))
+    return Quadruplets(**load_file(file))
 
 
 def _digests(settings: Settings, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:

@@ -11,20 +11,18 @@ from typing import NoReturn
 import torch
 from tqdm import tqdm
 
+from safeclip.core.checkpoints import open_scratch
+from safeclip.core.records import read_dataset
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import save_adapter, set_adapter
-from safeclip.records import read_dataset
-from safeclip.scratch import open_scratch
-from safeclip.settings.finetune import Finetune
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.taxonomy import load_taxonomy
+from safeclip.encoders.teacher import read_teacher
+from safeclip.settings import Finetune, StageSettings
 from safeclip.training import loop
-from safeclip.training.composed import with_composed
-from safeclip.training.fragments import with_fragments
-from safeclip.training.ranks import Ranks, joined
+from safeclip.training.augment import with_composed, with_fragments
+from safeclip.training.distributed import Ranks, joined
 from safeclip.training.rows import Rows, prepare_rows
-from safeclip.training.teacher import read_teacher
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TEACHER = RESULTS / "embed_teacher"

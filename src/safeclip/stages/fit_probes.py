@@ -13,16 +13,15 @@ import pyarrow as pa
 import torch
 from threadpoolctl import threadpool_limits
 
+from safeclip.core.errors import DataError
+from safeclip.core.records import read_dataset
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.encoders.embed import Quadruplets, embed_quadruplets
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.errors import DataError
-from safeclip.records import read_dataset
-from safeclip.registry.scoring import Labelled, fit_probe
-from safeclip.settings.fit_probes import FitProbes
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import embed_quadruplets, read_teacher
+from safeclip.encoders.teacher import read_teacher
+from safeclip.packaging.probes import Labelled, fit_probe
+from safeclip.settings import FitProbes, StageSettings
 
 TEACHER = RESULTS / "embed_teacher"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from safeclip.gating.evidence import read_evidence
-from safeclip.gating.verdict import decide, rule_lines
-from safeclip.settings.gate import Gate
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.gate.verdict import decide, read_evidence, rule_lines
+from safeclip.settings import Gate, StageSettings
 
 VERDICT = RESULTS / "gate" / "verdict.json"
 

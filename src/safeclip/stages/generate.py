@@ -10,33 +10,32 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from picturebook.glyph_classifier import load_classifier
+from picturebook.thing_finder import ThingFinder
+from picturebook.thing_prompts import thing_prompts
+from safeclip.core.guard import load_guard
+from safeclip.core.records import read_dataset
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.frechet import frechet_distance
 from safeclip.evaluation.generation import (
     Drawn,
     Prompts,
     Verdicts,
     choose_prompts,
+    frechet_distance,
     shows_asked,
     summarise_generation,
     write_seed_grid,
 )
-from safeclip.evaluation.thing_prompts import thing_prompts
-from safeclip.guard import load_guard
-from safeclip.intervals import Resampling
-from safeclip.records import read_dataset
-from safeclip.settings.generate import Generate
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.labels.calibration import calibration_pictures
+from safeclip.labels.image import image_labeller
+from safeclip.labels.panel import Panel, seat
+from safeclip.metrics.intervals import Resampling
+from safeclip.settings import Generate, StageSettings
 from safeclip.synthesis.images import ImageEngine, RenderRequest
-from safeclip.synthesis.labels.calibration import calibration_pictures
-from safeclip.synthesis.labels.glyph_classifier import load_classifier
-from safeclip.synthesis.labels.image_choice import image_labeller
-from safeclip.synthesis.labels.panel import Panel, seat
-from safeclip.synthesis.labels.thing_finder import ThingFinder
-from safeclip.taxonomy import load_taxonomy
 
 STAGE = "generate"
 DATASET = RESULTS / "validate_data" / "dataset"
@@ -114,8 +113,7 @@ def _engines(settings: Settings) -> dict[str, ImageEngine]:
     import torch
 
     from safeclip.encoders.export import text_encoder_like
-    from safeclip.synthesis.diffusers_engine import DiffusersEngine
-    from safeclip.synthesis.diffusers_model import load_pipeline
+    from safeclip.synthesis.diffusers_engine import DiffusersEngine, load_pipeline
 
     torch.set_num_threads(settings.compute.threads)
     own, seed = settings.generate, settings.seed

@@ -12,21 +12,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.settings.label_safety import LabelSafety
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.synthesis.labels.calibration import calibration_captions, calibration_pictures
-from safeclip.synthesis.labels.image_choice import image_labeller
-from safeclip.synthesis.labels.ngrams import NgramTextLabeller
-from safeclip.synthesis.labels.panel import Panel, seat
-from safeclip.synthesis.labels.report import agree, agreement, count_states, error_report
-from safeclip.synthesis.labels.text_choice import text_labeller
-from safeclip.synthesis.labels.thresholds import DECISION, labels_of
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import Taxonomy, load_taxonomy
+from safeclip.labels.agreement import agree, agreement, count_states, error_report
+from safeclip.labels.calibration import calibration_captions, calibration_pictures
+from safeclip.labels.image import image_labeller
+from safeclip.labels.panel import DECISION, Panel, labels_of, seat
+from safeclip.labels.text import NgramTextLabeller, text_labeller
+from safeclip.settings import LabelSafety, StageSettings
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.taxonomy import Taxonomy, load_taxonomy
 
 STAGE = "label_safety"
 RENDERED = RESULTS / "render_images"

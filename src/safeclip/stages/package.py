@@ -9,16 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safeclip.core.errors import DataError, GateError, ModelError
+from safeclip.core.production import sha256
+from safeclip.core.stage import RESULTS, main, output, write_json
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.errors import DataError, GateError, ModelError
-from safeclip.production import sha256
-from safeclip.registry.bento import build_bento
-from safeclip.registry.card import model_card
-from safeclip.registry.model import ModelFacts, write_model
-from safeclip.settings.package import Package
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.packaging.bento import ModelFacts, build_bento, model_card, write_model
+from safeclip.settings import Package, StageSettings
 
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 SCRATCH = Path("work/package")

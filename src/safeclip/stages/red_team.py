@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from safeclip.core.guard import load_guard
+from safeclip.core.production import sha256
+from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, judged_scenes
+from safeclip.evaluation.scenes import Scenes, evidence_digests, judged_scenes
 from safeclip.evaluation.summary import summarise
-from safeclip.guard import load_guard
-from safeclip.intervals import Resampling
-from safeclip.lineage import evidence_digests
-from safeclip.outcomes import measured
-from safeclip.production import sha256
-from safeclip.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
+from safeclip.metrics.intervals import Resampling
+from safeclip.metrics.outcomes import measured
 from safeclip.redteam.attacks import make_attacks
-from safeclip.redteam.measure import Attacked, Range
+from safeclip.redteam.measure import Attacked, Range, attack_line, outcome_rows
 from safeclip.redteam.queries import (
     AnyAttack,
     Query,
@@ -31,10 +31,7 @@ from safeclip.redteam.queries import (
     tuning,
     unsafe_queries,
 )
-from safeclip.redteam.summary import attack_line, outcome_rows
-from safeclip.settings.red_team import RedTeam, Tuned
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.settings import RedTeam, StageSettings, Tuned
 
 STAGE = "red_team"
 DATASET = RESULTS / "validate_data" / "dataset"

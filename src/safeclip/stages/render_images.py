@@ -8,16 +8,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from safeclip.errors import DataError
-from safeclip.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.settings.render_images import RenderImages
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.core.errors import DataError
+from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.settings import RenderImages, StageSettings
 from safeclip.synthesis.captions import load_captions
-from safeclip.synthesis.images import ImageEngine, PictureBookEngine
-from safeclip.synthesis.kept_pictures import KeptPictures
-from safeclip.synthesis.render import STAGE, SafePictures, render_rows
-from safeclip.taxonomy import load_taxonomy
+from safeclip.synthesis.images import (
+    STAGE,
+    ImageEngine,
+    KeptPictures,
+    PictureBookEngine,
+    SafePictures,
+    render_rows,
+)
 
 
 class Settings(StageSettings):

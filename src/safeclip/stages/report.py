@@ -10,17 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safeclip.errors import DataError
-from safeclip.evaluation.report.lookups import Line, lookups
-from safeclip.evaluation.report.measures import MODELS
-from safeclip.evaluation.report.page import Findings, make_report
-from safeclip.gating.compare import Difference, compare_rules
-from safeclip.production import PRODUCTION, Production, read_production, sha256
-from safeclip.records import read_dataset
-from safeclip.settings.gate import Gate
-from safeclip.settings.report import Report
-from safeclip.settings.stage import StageSettings
-from safeclip.stages.stage import RESULTS, main, output
+from safeclip.core.errors import DataError
+from safeclip.core.production import PRODUCTION, Production, read_production, sha256
+from safeclip.core.records import read_dataset
+from safeclip.core.stage import RESULTS, main, output
+from safeclip.gate.rules import Difference, compare_rules
+from safeclip.report.page import Findings, make_report
+from safeclip.report.sections import MODELS, Line, lookups
+from safeclip.settings import Gate, Report, StageSettings
 
 DATASET = RESULTS / "validate_data" / "dataset"
 METRICS = RESULTS / "evaluate" / "metrics.json"

@@ -6,19 +6,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from safeclip.core.checkpoints import WORK, remove_stale
+from safeclip.core.guard import Guard, load_guard
+from safeclip.core.records import CAPTIONS, QUARANTINE, write_table
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.encoders.load import load_encoder
-from safeclip.guard import Guard, load_guard
-from safeclip.records import CAPTIONS, QUARANTINE, write_table
-from safeclip.scratch import WORK, remove_stale
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.stage import StageSettings
-from safeclip.settings.tune_rewriter import TuneRewriter
-from safeclip.stages.stage import RESULTS, main, output, write_json
+from safeclip.settings import RewriteCaptions, StageSettings, TuneRewriter
 from safeclip.synthesis.answers import AnswerCheck, Outcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
 from safeclip.synthesis.concepts import ConceptDraw, concept_report, draw_concepts, nearness
-from safeclip.synthesis.engine_choice import open_rewriter
 from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.language_model import model_folder
 from safeclip.synthesis.microbatches import (
     RewriteJob,
     answers_digest,
@@ -27,8 +26,7 @@ from safeclip.synthesis.microbatches import (
     rewrite_all,
 )
 from safeclip.synthesis.rewrite import STAGE, count_rows, make_requests, make_rows, summarise
-from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import Taxonomy, load_taxonomy
+from safeclip.synthesis.vllm_server import open_rewriter
 
 ADAPTER = RESULTS / "tune_rewriter" / "adapter"
 

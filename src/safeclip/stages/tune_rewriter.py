@@ -6,21 +6,25 @@ from pathlib import Path
 
 import torch
 
-from safeclip.guard import load_guard
-from safeclip.scratch import Scratch, open_scratch
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.settings.stage import StageSettings
-from safeclip.settings.tune_rewriter import Preference, TuneRewriter
-from safeclip.stages.stage import main, output, write_json
-from safeclip.synthesis.candidates import candidate_requests, draw_candidates
+from safeclip.core.checkpoints import Scratch, open_scratch
+from safeclip.core.guard import load_guard
+from safeclip.core.stage import main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.settings import Preference, RewriteCaptions, StageSettings, TuneRewriter
 from safeclip.synthesis.captions import load_captions
-from safeclip.synthesis.language_model import load_model, load_tokenizer
+from safeclip.synthesis.language_model import load_model, load_tokenizer, model_folder
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.synthesis.preference_tuning import prefer
-from safeclip.synthesis.preferences import CategoryReward, HiddenStates, Ranked, preference_report, rank
+from safeclip.synthesis.preferences import (
+    CategoryReward,
+    HiddenStates,
+    Ranked,
+    candidate_requests,
+    draw_candidates,
+    prefer,
+    preference_report,
+    rank,
+)
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
-from safeclip.synthesis.smollm import model_folder
-from safeclip.taxonomy import load_taxonomy
 
 STAGE = "tune_rewriter"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.records import (
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.records import (
     CAPTIONS,
     IMAGES,
     LABELLED,
@@ -21,18 +21,13 @@ from safeclip.records import (
     read_table,
     write_table,
 )
-from safeclip.settings.stage import StageSettings
-from safeclip.settings.validate_data import ValidateData
-from safeclip.stages.stage import RESULTS, main, output, write_json
-from safeclip.taxonomy import load_taxonomy
-from safeclip.validation.drift import distributions, read_baseline
-from safeclip.validation.facts import join_rows
-from safeclip.validation.health import examine
-from safeclip.validation.images import picture_facts
-from safeclip.validation.judge import Judgement, judge
-from safeclip.validation.page import choose_samples, make_page, sample_cards
-from safeclip.validation.quarantine import Account, gather
-from safeclip.validation.summary import summarise
+from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.settings import StageSettings, ValidateData
+from safeclip.validation.facts import join_rows, picture_facts
+from safeclip.validation.health import distributions, examine, read_baseline
+from safeclip.validation.page import choose_samples, make_page, sample_cards, summarise
+from safeclip.validation.quarantine import Account, Judgement, gather, judge
 
 _EARLIER = ("rewrite_captions", "render_images")
 _LOGS = Path("logs/validate_data")

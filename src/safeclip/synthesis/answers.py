@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from safeclip.guard import Guard
+from safeclip.core.guard import Guard
 from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
 from safeclip.synthesis.prompts import SYSTEM
 

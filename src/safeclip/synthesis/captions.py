@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from safeclip.errors import DataError
-from safeclip.records import SPLITS
+from safeclip.core.errors import DataError
+from safeclip.core.records import SPLITS
 
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 

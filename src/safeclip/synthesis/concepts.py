@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from safeclip.core.guard import Guard
+from safeclip.core.taxonomy import Phrase, Taxonomy
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.guard import Guard
-from safeclip.synthesis.keyed import row_generator
-from safeclip.taxonomy import Phrase, Taxonomy
+from safeclip.synthesis.row_noise import row_generator
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""Pictures from a text-to-image pipeline of diffusers, behind the same interface as the picture book.
+"""Load a text-to-image pipeline of diffusers (Stable Diffusion 1.x, 2.x, SDXL and others of that form).
 
-A row's noise comes from a generator of its own, keyed by (project seed, row id), so its picture does not
-depend on the batch it is made in but for rounding in the last bits; micro-batches are formed by rule (ids in
-order, `batch_size` at a time) so that on one CPU type the bytes are the same too.
+A folder is checked before it is loaded, so that a missing file is named and not found halfway; weights are
+read from safetensors only, since a pickle can run code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,107 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from PIL import Image
 from tqdm import tqdm
 
-from safeclip.errors import ModelError
-from safeclip.settings.diffusers import Diffusers
-from safeclip.synthesis.diffusers_model import load_pipeline, longest_caption, tokenizers
-from safeclip.synthesis.images import Rendered, RenderRequest
-from safeclip.synthesis.kept_pictures import KeptPictures
-from safeclip.synthesis.keyed import row_key
+from safeclip.core.errors import ModelError
+from safeclip.settings import Diffusers
+from safeclip.synthesis.images import KeptPictures, Rendered, RenderRequest
 from safeclip.synthesis.language_model import folder_digest
+from safeclip.synthesis.row_noise import row_key
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "dpmsolver": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+INDEX = "model_index.json"
+_CONFIGS = ("config.json", "tokenizer_config.json", "scheduler_config.json", "preprocessor_config.json")
+_WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
+
+
+def load_pipeline(settings: Diffusers, device: str) -> DiffusionPipeline:
+    """The pipeline on `device`, with the scheduler and type asked for; a `ModelError` says what to mend."""
+    name = settings.model
+    if Path(name).is_dir() or (Path(name).is_absolute() or name.startswith(("data/", "./"))):
+        check_folder(Path(name))
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            name, torch_dtype=getattr(torch, settings.dtype), use_safetensors=True
+        )
+    except Exception as error:  # network, hub, configuration and weights errors share no base
+        raise ModelError(
+            f"{name}: no pipeline to load ({_first_line(error)}); check the name, or restore the folder"
+        ) from None
+    if "prompt" not in inspect.signature(pipeline.__call__).parameters:
+        raise ModelError(
+            f"{name}: {type(pipeline).__name__} takes no prompt; choose a text-to-image pipeline"
+        )
+    _set_scheduler(pipeline, settings.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipeline.to(device)
+    if settings.compile:
+        part = "unet" if hasattr(pipeline, "unet") else "transformer"
+        setattr(pipeline, part, torch.compile(getattr(pipeline, part)))
+    return pipeline
+
+
+def check_folder(folder: Path) -> None:
+    """Every part that model_index.json names has its configuration and weights; else a `ModelError`."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(f"{folder / INDEX}: no such file; give a folder in diffusers' format") from None
+    except ValueError:
+        raise ModelError(f"{folder / INDEX}: not valid JSON; restore the file") from None
+    for part, kind in sorted(index.items()):
+        if isinstance(kind, list) and kind[0] is not None:
+            _check_part(folder / part)
+
+
+def _check_part(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _CONFIGS):
+        raise ModelError(f"{folder}: named in {INDEX}, but has no configuration; restore the folder")
+    weightless = any(folder.name.startswith(name) for name in _WITHOUT_WEIGHTS)
+    if not weightless and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: no .safetensors file; restore it, or convert the weights (pickles are never loaded)"
+        )
+
+
+def _set_scheduler(pipeline: Any, name: str) -> None:
+    if name != "own":
+        kind = getattr(diffusers, SCHEDULERS[name])
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+
+
+def longest_caption(pipeline: Any) -> int:
+    """How many tokens the pipeline's text encoders all read, the start and end tokens included."""
+    return min(tokenizer.model_max_length for tokenizer in tokenizers(pipeline))
+
+
+def tokenizers(pipeline: Any) -> list[Any]:
+    """The pipeline's tokenizers: one, or SDXL's two."""
+    found = [getattr(pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
+    return [tokenizer for tokenizer in found if tokenizer is not None]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".:")
+
+
+# Pictures from a text-to-image pipeline of diffusers, behind the same interface as the picture book.
+#
+# A row's noise comes from a generator of its own, keyed by (project seed, row id), so its picture does not
+# depend on the batch it is made in but for rounding in the last bits; micro-batches are formed by rule (ids
+# in order, `batch_size` at a time) so that on one CPU type the bytes are the same too.
+
 
 FLAT_LEVELS = 2  # a picture whose channels all stay within so many of 255 levels shows nothing
 Batch = Sequence[RenderRequest]
@@ -173,15 +265,11 @@ class DiffusersEngine:
 
 def pictures_digest(settings: Diffusers, size: int, *, seed: int, threads: int) -> str:
     """SHA-256 of all that decides a picture, the request apart: weights, settings, seed, code, versions."""
-    here = Path(__file__).parent
     parts = [
         settings.model_dump_json(),
         f"size {size} seed {seed} threads {threads} torch {torch.__version__}",
         f"diffusers {diffusers.__version__} transformers {transformers.__version__}",
         folder_digest(settings.model),
-        *(
-            (here / name).read_text(encoding="utf-8")
-            for name in ("diffusers_engine.py", "diffusers_model.py")
-        ),
+        Path(__file__).read_text(encoding="utf-8"),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

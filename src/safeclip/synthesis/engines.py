@@ -23,11 +23,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from safeclip.settings.rewrite_captions import RewriteCaptions
-from safeclip.synthesis.keyed import row_key
-from safeclip.synthesis.keyed_sampling import keyed_draw, only
+from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
 from safeclip.synthesis.prompts import prompt_messages
+from safeclip.synthesis.row_noise import keyed_draw, only, row_key
 
 
 @dataclass(frozen=True)

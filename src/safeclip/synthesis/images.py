@@ -8,15 +8,21 @@ out, or with one added to a harmless caption. Another engine is one more class w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from safeclip.errors import DataError
-from safeclip.picturebook.drawing import Style, draw
-from safeclip.picturebook.lexicon import BY_NAME, LEXICON, find_entries
-from safeclip.synthesis.keyed import row_generator, row_key
+import pyarrow as pa
+
+from picturebook.drawing import Style, draw
+from picturebook.lexicon import BY_NAME, LEXICON, find_entries
+from safeclip.core.errors import DataError
+from safeclip.core.records import read_table, write_table
+from safeclip.synthesis.captions import SafeCaption
+from safeclip.synthesis.row_noise import row_generator, row_key
 
 _ADDED = tuple(entry for entry in LEXICON if entry.unsafe and entry.kind == "thing")
 
@@ -108,3 +114,126 @@ def read_image(root: Path, row_id: str, path: str, sha256: str | None = None) ->
     if sha256 is not None and hashlib.sha256(image).hexdigest() != sha256:
         raise DataError(f"{row_id}: image {path!r} is not the file that was imported; restore it")
     return image
+
+
+# Finished micro-batches of pictures, kept until the stage ends well, so that a rerun goes on from there.
+#
+# A micro-batch is found again by what it asked (ids, captions) and by the digest of all that decides a
+# picture.
+
+
+KEPT = pa.schema([("id", pa.string()), ("image", pa.binary()), ("reason", pa.string())])
+
+
+class KeptPictures:
+    """A git-ignored folder of micro-batches that belong to one digest."""
+
+    def __init__(self, root: Path, digest: str) -> None:
+        self.folder = root / digest[:16]
+
+    def read(self, batch: Sequence[RenderRequest]) -> list[Rendered] | None:
+        """The pictures of a micro-batch in its order; None if it is not there or was cut short."""
+        try:
+            rows = {row["id"]: row for row in read_table(self._file(batch), KEPT).to_pylist()}
+            return [Rendered(r.id, rows[r.id]["image"], reason=rows[r.id]["reason"]) for r in batch]
+        except (DataError, KeyError):
+            return None
+
+    def write(self, batch: Sequence[RenderRequest], pictures: Sequence[Rendered]) -> None:
+        rows = [{"id": p.id, "image": p.image, "reason": p.reason} for p in pictures]
+        write_table(self._file(batch), rows, KEPT)
+
+    def remove(self) -> None:
+        """Unsafe pictures are kept once, in the stage's output."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, batch: Sequence[RenderRequest]) -> Path:
+        asked = json.dumps([asdict(request) for request in batch])
+        return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.parquet"
+
+
+# Rows of captions to rows of pictures, truth and quarantine; engines decide the pictures.
+
+
+STAGE = "render_images"
+
+
+@dataclass
+class RenderedRows:
+    """Rows of `records.IMAGES`, `TRUTH` and `QUARANTINE`; each row that went in is in one of the last two."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    truth: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class SafePictures:
+    """Safe pictures: the file that the captions file names for a row's id, or one drawn by the engine."""
+
+    engine: ImageEngine
+    root: Path
+    files: Mapping[str, SafeCaption]
+
+    def render(self, rows: Sequence[Mapping[str, Any]]) -> list[Rendered]:
+        """One picture a row, in order; `DataError` if a named file is not there."""
+        drawn = [row for row in rows if row["id"] not in self.files]
+        pictures = {
+            picture.id: picture
+            for picture in self.engine.render(
+                [RenderRequest(row["id"], row["caption_safe"]) for row in drawn]
+            )
+        }
+        for row in rows:
+            if (named := self.files.get(row["id"])) is not None and named.image is not None:
+                image = read_image(self.root, named.id, named.image, named.image_sha256)
+                pictures[row["id"]] = Rendered(row["id"], image)
+        return [pictures[row["id"]] for row in rows]
+
+
+def render_rows(
+    rows: Sequence[Mapping[str, Any]],
+    safe: SafePictures,
+    generated: ImageEngine,
+    allowed: Collection[str] = (),
+) -> RenderedRows:
+    """Both pictures of each row of `records.CAPTIONS`; a row that misses one of them is rejected.
+
+    `allowed`: the concepts whose pictures may be unsafe by the taxonomy's policy.
+    """
+    asked = [RenderRequest(row["id"], row["caption_generated"], row["concept"] in allowed) for row in rows]
+    result = RenderedRows()
+    for row, before, after in zip(rows, safe.render(rows), generated.render(asked), strict=True):
+        for which, picture in (("safe", before), ("generated", after)):
+            if picture.image is None:
+                reason = f"{which} picture: {picture.reason}"
+                result.rejected.append({"id": row["id"], "stage": STAGE, "reason": reason})
+                break
+        else:
+            result.images.append(_image_row(before, after, generated.name))
+            result.truth.append(_truth_row(row, before, after))
+    return result
+
+
+def _image_row(safe: Rendered, generated: Rendered, model: str) -> dict[str, Any]:
+    return {
+        "id": safe.id,
+        "image_safe": safe.image,
+        "image_generated": generated.image,
+        "image_model": model,
+    }
+
+
+def _truth_row(row: Mapping[str, Any], safe: Rendered, generated: Rendered) -> dict[str, Any]:
+    """What caption and picture really show: words of the lexicon in the one, glyphs drawn in the other.
+
+    Null for a picture that the picture book did not draw.
+    """
+    named = [entry.name for entry in find_entries(row["caption_generated"])]
+    return {
+        "id": row["id"],
+        "text_unsafe": shows_unsafe(named),
+        "image_unsafe": None if generated.glyphs is None else shows_unsafe(generated.glyphs),
+        "glyphs_safe": None if safe.glyphs is None else list(safe.glyphs),
+        "glyphs_generated": None if generated.glyphs is None else list(generated.glyphs),
+    }

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from safeclip.errors import ModelError
-from safeclip.settings.rewrite_captions import RewriteCaptions
+from safeclip.core.errors import ModelError
+from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
 from safeclip.synthesis.language_model import folder_digest
@@ -29,8 +29,8 @@ from safeclip.synthesis.language_model import folder_digest
 Batch = tuple[RewriteRequest, ...]
 _HERE = Path(__file__).parent
 _CODE = (
-    "engines.py", "answers.py", "keyed.py", "language_model.py", "prompts.py", "chat_endpoint.py",
-    "chat_protocol.py", "vllm_rewriter.py", "../guard.py", "../guard_terms.yaml",
+    "engines.py", "answers.py", "row_noise.py", "language_model.py", "prompts.py", "chat.py",
+    "vllm_server.py", "../core/guard.py", "../core/guard_terms.yaml",
 )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from safeclip.errors import DataError
-from safeclip.guard import Guard
-from safeclip.taxonomy import Taxonomy
+from safeclip.core.errors import DataError
+from safeclip.core.guard import Guard
+from safeclip.core.taxonomy import Taxonomy
 
 Words = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 

@@ -8,22 +8,41 @@ judge, so that a rewriter which learns to please it is still measured by others.
 
 from __future__ import annotations
 
+import json
+import math
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset, disable_progress_bars
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from trl import DPOConfig, DPOTrainer
 
-from safeclip.synthesis.answers import Outcome
-from safeclip.synthesis.engines import RewriteRequest
+from safeclip.core.checkpoints import Scratch
+from safeclip.core.errors import TrainingError
+from safeclip.core.guard import Guard
+from safeclip.core.taxonomy import Phrase
+from safeclip.settings import Preference as Settings
+from safeclip.settings import RewriteCaptions
+from safeclip.synthesis.answers import AnswerCheck, Outcome, clean
+from safeclip.synthesis.captions import SafeCaption
+from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
+from safeclip.synthesis.language_model import load_tokenizer
+from safeclip.synthesis.microbatches import Batch, micro_batches
 from safeclip.synthesis.pairs import CuratedPair
-from safeclip.taxonomy import Phrase
+from safeclip.synthesis.prompts import prompt_messages
+from safeclip.synthesis.rewriter import KeepsCheckpoints, StepReport, TunedRewriter, last_checkpoint
+from safeclip.synthesis.row_noise import row_generator
 
 _BATCH, _SEED = 64, 0
 _PLACES = 4  # in safe captions, a phrase
@@ -186,3 +205,172 @@ def preference_report(ranked: Ranked) -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 6) if values else None
+
+
+# Several rewrites of each of some safe captions, drawn from a tuned rewriter, for a reward to rank.
+
+
+def candidate_requests(
+    captions: Sequence[SafeCaption], phrases: Sequence[Phrase], guard: Guard, *, candidates: int, seed: int
+) -> list[RewriteRequest]:
+    """`candidates` requests for each caption, side by side, with one phrase that the guard allows for it.
+
+    A caption that no phrase is allowed for is left out.
+    """
+    requests = []
+    for caption in captions:
+        allowed = [
+            phrase
+            for phrase in phrases
+            if not guard.trips(f"{phrase.text}: {caption.caption}", phrase.categories)
+        ]
+        if allowed:
+            drawn = allowed[int(row_generator(seed, caption.id, "preference").integers(len(allowed)))]
+            requests += [
+                RewriteRequest(f"{caption.id}#{number:02d}", caption.caption, drawn.text, drawn.categories)
+                for number in range(candidates)
+            ]
+    return requests
+
+
+def draw_candidates(
+    folder: str,
+    adapter: Path,
+    requests: Sequence[RewriteRequest],
+    settings: RewriteCaptions,
+    guard: Guard,
+    *,
+    seed: int,
+    scratch: Scratch | None = None,
+) -> tuple[list[Outcome], list[str]]:
+    """What becomes of each rewrite, and what was said, cleaned, in the order of the requests.
+
+    What the guard destroys is said as nothing. Finished micro-batches are kept in `scratch`, if there is one,
+    which must be of these requests and this model; a run that finds some goes on after them.
+    """
+    drawing = _Drawing(folder, adapter, settings, guard, seed)
+    found: dict[str, tuple[Outcome, str]] = {}
+    batches = micro_batches(requests, settings.batch_size)
+    for number, batch in enumerate(tqdm(batches, desc="candidates", mininterval=10, disable=None)):
+        rows = drawing.kept(scratch, number, batch) if scratch else drawing.draw(batch)
+        found |= {outcome.id: (outcome, said) for outcome, said in rows}
+    return [found[request.id][0] for request in requests], [found[request.id][1] for request in requests]
+
+
+class _Drawing:
+    """Micro-batches one after another; the model is loaded for the first that is not kept."""
+
+    def __init__(
+        self, folder: str, adapter: Path, settings: RewriteCaptions, guard: Guard, seed: int
+    ) -> None:
+        self._make = partial(TransformersRewriter, folder, adapter, settings, seed=seed)
+        self._engine: TransformersRewriter | None = None
+        self._check = AnswerCheck(guard)
+
+    def draw(self, batch: Batch) -> list[tuple[Outcome, str]]:
+        self._engine = self._engine or self._make()
+        rows = []
+        for request, answer in zip(batch, self._engine.rewrite(batch), strict=True):
+            outcome = self._check(request, answer)
+            said = "" if outcome.destroyed else clean(answer.text, complete=answer.complete)
+            rows.append((outcome, said))
+        return rows
+
+    def kept(self, scratch: Scratch, number: int, batch: Batch) -> list[tuple[Outcome, str]]:
+        """As `draw`; from the scratch if it is there, else put there."""
+        piece = f"candidates-{number:05d}"
+        file = scratch.folder / f"{piece}.json"
+        if not scratch.has(piece):
+            rows = [(asdict(outcome), said) for outcome, said in self.draw(batch)]
+            file.write_text(json.dumps(rows), encoding="utf-8")
+            scratch.keep(piece, [file])
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return [(Outcome(**outcome), said) for outcome, said in kept]
+
+
+# Preference tuning of the rewriter: direct preference optimisation (arXiv 2305.18290) with TRL's DPOTrainer.
+#
+# The adapter that SFT left is trained further against a frozen copy of itself: candidates are drawn from
+# it, a reward ranks them, and the better of two answers to the same request becomes likelier, the worse one
+# less so.
+
+
+SAVE_EVERY = 5
+"""Steps between two checkpoints."""
+
+
+def prefer(
+    tuned: TunedRewriter,
+    folder: str,
+    pairs: Sequence[Preference],
+    settings: Settings,
+    *,
+    seed: int,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    scratch: Scratch | None = None,
+) -> TunedRewriter:
+    """The rewriter after DPO on the ranked pairs, with the loss of each step; changes `tuned.model` in place.
+
+    Deterministic on one machine type and thread count. Checkpoints go to `scratch`, if there is one, which
+    has none of another training; a run that finds one goes on from it. `TrainingError` if there are fewer
+    pairs than a batch holds, or if the loss is not a number.
+    """
+    if len(pairs) < settings.batch_size:
+        raise TrainingError(
+            f"tune_rewriter: {len(pairs)} ranked pairs, fewer than a batch of {settings.batch_size}; raise "
+            "`tune_rewriter.preference.captions` or lower its `margin`"
+        )
+    set_seed(seed)
+    disable_progress_bars()
+    model: Any = tuned.model
+    trainer = DPOTrainer(
+        model=model,
+        args=_arguments(settings, scratch, seed),
+        train_dataset=Dataset.from_list([_example(pair) for pair in pairs]),
+        processing_class=load_tokenizer(folder),
+        callbacks=[StepReport(report), *([KeepsCheckpoints(scratch)] if scratch else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(scratch) if scratch else None)
+    if "ref" in model.peft_config:  # TRL's frozen copy of what SFT left
+        model.delete_adapter("ref")
+    losses = tuple(float(log["loss"]) for log in trainer.state.log_history if "loss" in log)
+    if not all(map(math.isfinite, losses)):
+        raise TrainingError(
+            "tune_rewriter: the loss is not a number; lower `tune_rewriter.preference.learning_rate`"
+        )
+    return TunedRewriter(model, losses)
+
+
+def _example(pair: Preference) -> dict[str, list[dict[str, str]]]:
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    prompt = prompt_messages(pair.request.caption, pair.request.concept)
+    return {"prompt": prompt, "chosen": answer(pair.chosen), "rejected": answer(pair.rejected)}
+
+
+def _arguments(settings: Settings, scratch: Scratch | None, seed: int) -> DPOConfig:
+    return DPOConfig(
+        output_dir=str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=2,
+        beta=settings.beta,
+        loss_type=["sigmoid", "sft"],
+        loss_weights=[1.0, settings.sft_weight],
+        gradient_checkpointing=False,
+        bf16=False,  # no autocast: the weights are loaded in the type asked for
+        dataloader_pin_memory=False,
+        max_length=256,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        save_strategy="steps" if scratch else "no",
+        save_steps=SAVE_EVERY,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safeclip.errors import DataError
-from safeclip.guard import Guard
+from safeclip.core.errors import DataError
+from safeclip.core.guard import Guard
 from safeclip.synthesis.answers import Outcome
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.concepts import ConceptDraw
 from safeclip.synthesis.engines import RewriteRequest
-from safeclip.synthesis.keyed import row_key
+from safeclip.synthesis.row_noise import row_key
 
 STAGE = "rewrite_captions"
 

@@ -29,9 +29,9 @@ from transformers import (
 )
 from trl import SFTConfig, SFTTrainer
 
-from safeclip.errors import TrainingError
-from safeclip.scratch import Scratch
-from safeclip.settings.tune_rewriter import TuneRewriter
+from safeclip.core.checkpoints import Scratch
+from safeclip.core.errors import TrainingError
+from safeclip.settings import TuneRewriter
 from safeclip.synthesis.language_model import load_model, load_tokenizer
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.synthesis.prompts import prompt_messages

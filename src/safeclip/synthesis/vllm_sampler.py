@@ -16,7 +16,7 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from safeclip.synthesis.keyed_sampling import keyed_draw, only
+from safeclip.synthesis.row_noise import keyed_draw, only
 
 
 @dataclass(frozen=True)

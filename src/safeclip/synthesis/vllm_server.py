@@ -8,25 +8,33 @@ engine in process (vllm_sampler).
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
 import torch
 
 import safeclip
-from safeclip.errors import ModelError
-from safeclip.settings.vllm import Vllm
-from safeclip.synthesis.chat_endpoint import ChatEndpoint
+from safeclip.core.errors import ModelError
+from safeclip.settings import RewriteCaptions, Vllm
+from safeclip.synthesis.chat import KEY_VARIABLE, ChatEndpoint, ChatRequest, Sampling
+from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
+from safeclip.synthesis.language_model import folder_digest, load_rewriter, load_tokenizer
+from safeclip.synthesis.prompts import prompt_messages
+from safeclip.synthesis.row_noise import row_key
 
 LOG = Path("work/vllm/server.log")
 IMPORTS = Path("work/vllm/imports")  # on the server's path: this package and nothing else of this environment
@@ -174,3 +182,104 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def open_endpoint(
+    own: Vllm, model: Callable[[], Sequence[str]], *, dtype: str, threads: int, section: str
+) -> Iterator[ChatEndpoint]:
+    """The server at `own.url`, which must serve the model; without a URL one of ours, for this block.
+
+    `model` gives the arguments that tell vLLM what to serve, `threads` are those of a server of ours.
+    `ModelError` names the `section` to mend if it does not start, is not there or does not serve the model.
+    """
+    if own.url:
+        key = os.environ.get(KEY_VARIABLE, "")
+        limits = (own.in_flight, own.answer_seconds, own.attempts)
+        endpoint = ChatEndpoint(own.url, own.model, key, *limits, section=section)
+        endpoint.check()
+        yield endpoint
+    else:
+        print(f"{section}: starting a server from {own.environment}", flush=True)
+        with serve(model(), own, dtype=dtype, threads=threads, section=section) as endpoint:
+            yield endpoint
+
+
+class VllmRewriter:
+    """Asks a chat endpoint for every row of a micro-batch at once, up to its bound."""
+
+    def __init__(self, endpoint: ChatEndpoint, settings: RewriteCaptions, *, seed: int) -> None:
+        self.name = "vllm"
+        self._endpoint = endpoint
+        self._seed = seed
+        self._sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
+
+    def rewrite(self, requests: Sequence[RewriteRequest]) -> list[RewriteAnswer]:
+        """Answers in the order of the requests; `ModelError` if the server is dead or hangs."""
+        asked = [
+            ChatRequest(
+                request.id,
+                tuple(prompt_messages(request.caption, request.concept)),
+                row_key(self._seed, request.id, "rewrite"),
+            )
+            for request in requests
+        ]
+        return [
+            RewriteAnswer(reply.id, reply.text, reply.complete, reply.fault)
+            for reply in self._endpoint.ask(asked, self._sampling)
+        ]
+
+
+CACHE = Path("work/vllm/merged")
+
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+
+
+def served_model(folder: str, adapter: Path, settings: RewriteCaptions) -> list[str]:
+    """Arguments that make vLLM serve the tuned model as `vllm.model`; `ModelError` without an adapter."""
+    name, rank = settings.vllm.model, _lora_rank(adapter)
+    if not torch.cuda.is_available():
+        merged = merged_model(folder, adapter, settings.dtype)
+        return ["--model", str(merged), "--served-model-name", name]
+    beside = ["--enable-lora", "--lora-modules", f"{name}={adapter}", "--max-lora-rank", str(rank)]
+    return ["--model", folder, "--served-model-name", "base", *beside]
+
+
+def merged_model(folder: str, adapter: Path, dtype: str, cache: Path = CACHE) -> Path:
+    """The folder of the merged model, made if need be: whole or not at all. Earlier ones are removed."""
+    made_of = f"{folder_digest(folder)} {folder_digest(adapter)} {dtype}".encode()
+    merged = cache / hashlib.sha256(made_of).hexdigest()[:16]
+    if not merged.is_dir():
+        shutil.rmtree(cache, ignore_errors=True)
+        partial = cache / "partial"
+        load_rewriter(folder, adapter, getattr(torch, dtype)).save_pretrained(partial)
+        load_tokenizer(folder).save_pretrained(partial)
+        os.rename(partial, merged)
+    return merged
+
+
+def _lora_rank(adapter: Path) -> int:
+    try:
+        rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(f"{adapter}: no adapter to read here; run the stage tune_rewriter") from None
+    return next((size for size in _LORA_RANKS if size >= rank), rank)
+
+
+@contextmanager
+def open_rewriter(
+    folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int
+) -> Iterator[Callable[[], Rewriter]]:
+    """How to make the rewriter of `settings.engine` in any worker; `threads` are those of a server of ours.
+
+    `ModelError` if a server does not start, is not there or does not serve the model.
+    """
+    if settings.engine == "transformers":
+        yield partial(TransformersRewriter, folder, adapter, settings, seed=seed)
+        return
+    with open_endpoint(
+        settings.vllm, partial(served_model, folder, adapter, settings),
+        dtype=settings.dtype, threads=threads, section="rewrite_captions.vllm",
+    ) as endpoint:  # fmt: skip
+        yield partial(VllmRewriter, endpoint, settings, seed=seed)

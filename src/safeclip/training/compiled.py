@@ -12,8 +12,8 @@ import torch
 from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock
 
+from safeclip.core.errors import SettingsError
 from safeclip.encoders.lora_layers import LoraLayer
-from safeclip.errors import SettingsError
 
 
 def compile_towers(model: CLIP, dtype: torch.dtype) -> None:

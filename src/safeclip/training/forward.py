@@ -9,8 +9,9 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.text_tower import CutTextCLIP, cut_to_longest
-from safeclip.training.objectives import Batch, Quadruplets
+from safeclip.training.objectives import Batch
 from safeclip.training.rows import Rows
 
 

@@ -15,9 +15,10 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from safeclip.encoders.embed import Quadruplets
+from safeclip.training.distributed import ALONE, Ranks
 from safeclip.training.forward import embed_rows, make_batch
-from safeclip.training.objectives import Batch, Quadruplets
-from safeclip.training.ranks import ALONE, Ranks
+from safeclip.training.objectives import Batch
 from safeclip.training.rows import Rows
 
 

@@ -1,37 +1,120 @@
-"""Fine-tune a LoRA student against the frozen teacher's embeddings, deterministically and resumably.
-
-Batches are permutations of the rows, drawn from (seed, epoch): a step's batch depends on its number alone,
-so a resumed run sees what an uninterrupted one would have seen and ends with the same bytes.
-"""
+"""A checkpoint: everything a killed run needs to end with the same bytes as one that was never stopped."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from safeclip.core.errors import TrainingError
 from safeclip.encoders.last_layer import read_last_tokens
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
-from safeclip.errors import TrainingError
-from safeclip.settings.finetune import Finetune
-from safeclip.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from safeclip.settings import Finetune
 from safeclip.training.compiled import compile_towers, eagerly
+from safeclip.training.distributed import ALONE, Ranks
 from safeclip.training.forward import not_finite
 from safeclip.training.gradients import accumulate_gradients
 from safeclip.training.objectives import OBJECTIVES, resolve_weights
-from safeclip.training.ranks import ALONE, Ranks
 from safeclip.training.rows import Rows
-from safeclip.training.scores import SCORES
 from safeclip.training.validate import retrieval_metrics, validate
+
+NAME = "checkpoint.pt"
+_DIGEST = hashlib.sha256().digest_size  # bytes before torch's own, of which they are the SHA-256
+
+
+@dataclass
+class Checkpoint:
+    """State after `step` optimiser steps. Batches follow from seed and step, so no generator is kept."""
+
+    step: int
+    factors: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    best_step: int
+    best_score: float
+    best_factors: dict[str, Tensor]
+    history: list[dict[str, float]]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the folder's checkpoint; a kill at any moment leaves the old one or the new one, whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(asdict(checkpoint), buffer)
+    partial = folder / f".{NAME}.partial"
+    with partial.open("wb") as file:
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / NAME)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The folder's checkpoint; None where there is none, or a damaged one, which is removed with a line."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    digest, content = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(content).digest() == digest:
+        return Checkpoint(**torch.load(io.BytesIO(content), weights_only=True))
+    print(f"{path}: damaged; removed, training starts over", flush=True)
+    path.unlink()
+    return None
+
+
+# How far a validation is from good, the lower the better: chooses the step that is kept, ends a run early.
+#
+# Each score takes the validation's metrics and the base model's (`validate.METRICS`).
+
+
+UTILITY_MARGIN = 0.02
+"""Safe R@1 that the choice of the best step may lose before it counts against that step."""
+
+
+def harmful(metrics: dict[str, float], base: dict[str, float]) -> float:
+    """The worse direction's harmful top-1 as a share of the base's."""
+    directions = ("harmful_t2i", "harmful_i2t")
+    return max(metrics[name] / base[name] if base[name] > 0 else 0.0 for name in directions)
+
+
+def utility(metrics: dict[str, float], base: dict[str, float]) -> float:
+    """The worse direction's loss of safe R@1 against the base."""
+    return max(base[name] - metrics[name] for name in ("safe_r1_t2i", "safe_r1_i2t"))
+
+
+def shortfall(metrics: dict[str, float], base: dict[str, float]) -> float:
+    """How far from good, for choosing a step: the lower the better.
+
+    The worse direction's harmful top-1 as a share of the base's, plus ten times whatever safe R@1 lost
+    beyond `UTILITY_MARGIN`: a point of utility is worth ten of harm, so utility is never sold for safety.
+    """
+    lost = sum(
+        max(0.0, base[name] - metrics[name] - UTILITY_MARGIN) for name in ("safe_r1_t2i", "safe_r1_i2t")
+    )
+    return harmful(metrics, base) + 10.0 * lost
+
+
+SCORES = {"shortfall": shortfall, "harmful": harmful, "utility": utility}
+
+
+# Fine-tune a LoRA student against the frozen teacher's embeddings, deterministically and resumably.
+#
+# Batches are permutations of the rows, drawn from (seed, epoch): a step's batch depends on its number alone,
+# so a resumed run sees what an uninterrupted one would have seen and ends with the same bytes.
+
 
 BAD_BATCH = "bad_batch.json"
 """In the run's folder: step and row ids of the batch whose loss was no number."""

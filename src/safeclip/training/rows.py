@@ -15,10 +15,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from safeclip.core.errors import DataError
+from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
-from safeclip.errors import DataError
-from safeclip.training.objectives import Quadruplets
-from safeclip.training.teacher import quiet_axis, redirection_targets
+from safeclip.training.targets import quiet_axis, redirection_targets
 
 CHUNK = 256  # pictures decoded at a time
 

@@ -10,10 +10,9 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
-from safeclip.evaluation.retrieval import retrieval_outcomes
-from safeclip.evaluation.scenes import Embeddings
+from safeclip.encoders.embed import Quadruplets
+from safeclip.metrics.retrieval import retrieval_outcomes
 from safeclip.training.forward import embed_rows
-from safeclip.training.objectives import Quadruplets
 from safeclip.training.rows import Rows
 
 OUTCOMES = {
@@ -45,7 +44,7 @@ def validate(model: CLIP, rows: Rows, precision: str = "float32") -> dict[str, f
 
 def retrieval_metrics(items: Quadruplets, text_unsafe: Tensor, image_unsafe: Tensor) -> dict[str, float]:
     """`OUTCOMES` both ways of embeddings [N, D] with labels [N]; what the labels leave unmeasured is 0."""
-    embeddings = Embeddings(items.text_safe, items.text_generated, items.image_safe, items.image_generated)
+    embeddings = Quadruplets(items.text_safe, items.text_generated, items.image_safe, items.image_generated)
     found = retrieval_outcomes(embeddings, text_unsafe.numpy(), image_unsafe.numpy())
     metrics = {}
     for name, place in OUTCOMES.items():

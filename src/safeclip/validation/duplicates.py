@@ -15,8 +15,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 _SIDE = 16
+
+
 _BLOCK = 2048
+
+
 _WORD = re.compile(r"[^\W_]+")
+
+
 _FUNCTION_WORDS = frozenset(
     _WORD.findall(
         "a an the and or of in on at to from by with near next under over behind beside between into "

@@ -1,20 +1,150 @@
-"""Signs of a poor data set that is within its contract: each a warning or a stop, as params say."""
+"""How different the generated captions are from each other."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from safeclip.settings.validate_data import Checks, ValidateData
-from safeclip.validation.diversity import distinct_n, evenness, vendi
-from safeclip.validation.drift import Distributions, drift
+from safeclip.core.errors import DataError
+from safeclip.settings import Checks, ValidateData
+from safeclip.validation.contract import Finding
 from safeclip.validation.duplicates import content_words, near_hashes
-from safeclip.validation.label_errors import doubtful_labels
-from safeclip.validation.suite import Finding
+
+
+def distinct_n(captions: Sequence[str], n: int) -> float | None:
+    """Different n-grams of words over all of them (Li et al., arXiv 1510.03055); None if there is none.
+
+    Falls with the number of captions: compare equal numbers.
+    """
+    grams = [
+        tuple(words[at : at + n])
+        for words in (caption.lower().split() for caption in captions)
+        for at in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def vendi(captions: Sequence[str]) -> float | None:
+    """The effective number of different captions: exp of the entropy of the eigenvalues of K / n.
+
+    K: cosine similarity of word counts weighted by rarity (Friedman and Dieng, arXiv 2210.02410, eq. 2).
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not captions:
+        return None
+    vectors = TfidfVectorizer(token_pattern=r"[^\W_]+").fit_transform(captions)
+    spectrum = np.linalg.eigvalsh((vectors @ vectors.T).toarray() / len(captions))
+    kept = spectrum[spectrum > 1e-12]
+    return float(np.exp(-(kept * np.log(kept)).sum()))
+
+
+def evenness(counts: Sequence[int]) -> float | None:
+    """Entropy of the shares over its highest value (Pielou): 1 if all counts are equal, 0 if one has all."""
+    total = sum(counts)
+    if not total or len(counts) < 2:
+        return None
+    shares = np.array([count / total for count in counts if count])
+    return float(-(shares * np.log(shares)).sum() / np.log(len(counts)))
+
+
+# How far a data set has moved from the one that was last accepted.
+#
+# The accepted one is known by a few distributions in a small file under version control
+# (`data_baseline.json`): a comparison with whatever ran before on some machine would not give the same
+# bytes twice.
+
+
+BASELINE = Path("data_baseline.json")
+Distributions = dict[str, dict[str, float]]
+
+
+def distributions(summary: Mapping[str, Any]) -> Distributions:
+    """Shares of label states, categories and caption lengths in a data set, from its summary."""
+    rows = {split: count for split, count in summary["splits"].items() if count}
+    states: dict[str, float] = {}
+    for split, count in rows.items():
+        for state, share in summary["label_states"][split].items():
+            states[state] = states.get(state, 0.0) + share * count
+    categories: dict[str, float] = {}
+    for counts in summary["categories"].values():
+        for name, count in counts.items():
+            categories[name] = categories.get(name, 0.0) + count
+    lengths = {f"{side} caption lengths": dict(counts) for side, counts in summary["caption_words"].items()}
+    found = {"label states": states, "categories": categories} | lengths
+    return {name: _shares(counts) for name, counts in found.items()}
+
+
+def _shares(counts: Mapping[str, float]) -> dict[str, float]:
+    total = sum(counts.values())
+    return {name: round(count / total, 6) for name, count in sorted(counts.items())} if total else {}
+
+
+def drift(before: Distributions, now: Distributions) -> dict[str, float]:
+    """Total variation distance of each distribution that both have: 0 the same, 1 nothing in common.
+
+    Summed exactly, since the order of a set differs from run to run.
+    """
+    return {
+        name: round(fsum(abs(now[name].get(k, 0) - shares.get(k, 0)) for k in {*now[name], *shares}) / 2, 6)
+        for name, shares in sorted(before.items())
+        if shares and now.get(name)
+    }
+
+
+def read_baseline(path: Path = BASELINE) -> Distributions:
+    """The accepted data set's distributions; empty if none was accepted yet (the file holds `{}`)."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {k: float(v) for k, v in shares.items()} for name, shares in held.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        why = str(error).splitlines()[0][:80]
+        raise DataError(f"{path}: not readable ({why}); restore it, or write {{}} into it") from None
+
+
+# Labels that the other rows speak against: confident learning (Northcutt et al., arXiv 1911.00068).
+
+
+FOLDS = 4
+
+
+def doubtful_labels(captions: Sequence[str], unsafe: Sequence[bool]) -> np.ndarray | None:
+    """bool[N]: the caption's label is likely wrong, by a model of words fitted on the other folds.
+
+    None if there are too few captions of one kind to fit and test on.
+    """
+    from cleanlab.filter import find_label_issues
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    labels = np.asarray(unsafe, dtype=int)
+    if min(labels.sum(), len(labels) - labels.sum()) < FOLDS:
+        return None
+    words = CountVectorizer(binary=True, ngram_range=(1, 2), token_pattern=r"[^\W_]+")
+    model = make_pipeline(words, LogisticRegression(class_weight="balanced", max_iter=1000))
+    folds = StratifiedKFold(FOLDS)
+    chances = cross_val_predict(model, list(captions), labels, cv=folds, method="predict_proba")
+    return np.asarray(find_label_issues(labels, chances, n_jobs=1), dtype=bool)
+
+
+# Near-duplicates of safe items, so that none stands in two splits.
+#
+# Captions: the same content words in any order. Pictures: 16 x 16 thumbnails whose root-mean-square
+# difference is at most a few levels of 255, which survives re-encoding and resizing. Only pairs across splits
+# are compared, in blocks: N_a x N_b x 768 multiplications, never a table of N x N.
+
+
+# Signs of a poor data set that is within its contract: each a warning or a stop, as params say.
+
 
 DISTINCT_CAPTIONS, VENDI_CAPTIONS = 1000, 500
 

@@ -6,9 +6,9 @@ import json
 import random
 from pathlib import Path
 
-from safeclip.guard import load_guard
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
 from safeclip.synthesis.pairs import load_pairs
-from safeclip.taxonomy import load_taxonomy
 
 DATA = Path(__file__).parents[3] / "data"
 CALIBRATION = DATA / "calibration"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.guard import load_guard
-from safeclip.picturebook.lexicon import find_entries
-from safeclip.synthesis.labels.calibration import calibration_captions, calibration_pictures
+from picturebook.lexicon import find_entries
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.labels.calibration import calibration_captions, calibration_pictures
 from tests.synthesis.labels.material import CALIBRATION, TAXONOMY
 
 GUARD = load_guard().with_placeholders(minors=("blorptoken",), sexual=("zibbertoken",))

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from safeclip.errors import DataError, ModelError
-from safeclip.picturebook.drawing import draw
-from safeclip.picturebook.lexicon import LEXICON
-from safeclip.synthesis.labels.glyph_classifier import GlyphClassifier, GlyphLabeller, load_classifier
+from picturebook.drawing import draw
+from picturebook.glyph_classifier import GlyphClassifier, GlyphLabeller, load_classifier
+from picturebook.lexicon import LEXICON
+from safeclip.core.errors import DataError, ModelError
 from tests.synthesis.labels.material import CLASSIFIER, PHRASES, UNSEEN, rewritten
 
 UNSAFE = {entry.name for entry in LEXICON if entry.unsafe}

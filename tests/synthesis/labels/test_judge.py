@@ -11,13 +11,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from safeclip.errors import ModelError
-from safeclip.guard import load_guard
-from safeclip.settings.label_safety import Judge, JudgeVllm
-from safeclip.synthesis.labels.calibration import calibration_captions
-from safeclip.synthesis.labels.judge import JudgeTextLabeller, conversation
-from safeclip.synthesis.labels.judge_engines import TransformersJudge, open_judge
-from safeclip.taxonomy import load_taxonomy
+from safeclip.core.errors import ModelError
+from safeclip.core.guard import load_guard
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.labels.calibration import calibration_captions
+from safeclip.labels.text import JudgeTextLabeller, TransformersJudge, conversation, open_judge
+from safeclip.settings import Judge, JudgeVllm
 from tests.synthesis.chat_server import Handler, Play, chat_server
 from tests.synthesis.labels.material import DATA
 from tests.synthesis.labels.tiny_words import CAPTIONS, WORDS, tokenizer_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from safeclip.synthesis.labels.ngrams import NgramTextLabeller, parts_of, put_in
+from safeclip.labels.text import NgramTextLabeller, parts_of, put_in
 from tests.synthesis.labels.material import PAIRS, PHRASES, TRAIN, UNSEEN, rewritten
 
 

@@ -8,11 +8,10 @@ import matplotlib
 import numpy as np
 import pytest
 
+from picturebook.drawing import draw
+from safeclip.core.errors import DataError, ModelError
 from safeclip.encoders.load import load_encoder
-from safeclip.errors import DataError, ModelError
-from safeclip.picturebook.drawing import draw
-from safeclip.synthesis.labels.clip_prompts import PromptImageLabeller, written_prompts
-from safeclip.synthesis.labels.nude_detector import NudityImageLabeller
+from safeclip.labels.image import NudityImageLabeller, PromptImageLabeller, written_prompts
 from tests.synthesis.labels.material import DATA
 
 FACE = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safeclip.synthesis.labels.report import count_states, error_report, label_error
+from safeclip.labels.agreement import count_states, error_report, label_error
 
 
 def test_the_four_states_are_counted_and_add_up() -> None:

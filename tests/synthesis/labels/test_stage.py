@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from safeclip.errors import DataError, ModelError, SettingsError
-from safeclip.picturebook.drawing import draw
-from safeclip.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.settings.project import Settings
+from picturebook.drawing import draw
+from safeclip.core.errors import DataError, ModelError, SettingsError
+from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
+from safeclip.settings import Settings
 from safeclip.stages.label_safety import label_safety
 from tests.synthesis.labels.material import DATA, UNSEEN, rewritten
 

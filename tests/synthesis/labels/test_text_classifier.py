@@ -13,8 +13,8 @@ from transformers import (
     BertModel,
 )
 
-from safeclip.errors import ModelError
-from safeclip.synthesis.labels.text_classifier import ClassifierTextLabeller
+from safeclip.core.errors import ModelError
+from safeclip.labels.text import ClassifierTextLabeller
 from tests.synthesis.labels.tiny_words import CAPTIONS, WORDS, tokenizer_in
 
 

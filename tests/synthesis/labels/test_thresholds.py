@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from safeclip.errors import DataError
-from safeclip.synthesis.labels.thresholds import any_says_so, centre, choose_threshold, labels_of
+from safeclip.core.errors import DataError
+from safeclip.labels.panel import any_says_so, centre, choose_threshold, labels_of
 
 SAFE, UNSAFE = [0.1, 0.2, 0.3, 0.4, 0.6], [0.35, 0.7, 0.8, 0.9, 0.95]
 SCORES, TRUE = np.array(SAFE + UNSAFE), [False] * 5 + [True] * 5

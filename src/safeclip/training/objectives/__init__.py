@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from safeclip.errors import SettingsError
+from safeclip.core.errors import SettingsError
 from safeclip.training.objectives import opposed, relative, safe_clip, safer_clip, shield_clip
 from safeclip.training.objectives.batch import Batch, Objective, Quadruplets
 

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Quadruplets:
-    """One encoder's embeddings of the same B rows."""
-
-    text_safe: Tensor
-    text_generated: Tensor
-    image_safe: Tensor
-    image_generated: Tensor
+from safeclip.encoders.embed import Quadruplets
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,127 @@
+"""What a killed run has finished, kept in work/STAGE/DIGEST for the run that goes on from it.
+
+The digest covers all that the kept work follows from: settings, inputs, code, libraries. Whatever changes,
+the next run finds an empty folder, and the folder of the old state is removed, so nothing resumes from stale
+state and unsafe data does not lie about. A piece counts as finished once the digests of its files are
+written down, and is thrown away if its files do not match them any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from safeclip.settings import Section
+
+WORK = Path("work")
+_PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = (
+    "torch", "numpy", "open_clip_torch", "transformers", "peft", "trl", "diffusers", "pillow", "pyarrow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder of finished pieces; `stage` is named in the lines about them."""
+
+    stage: str
+    folder: Path
+
+    def keep(self, piece: str, files: Iterable[Path]) -> None:
+        """Count `piece` as finished: it consists of `files`, all in this folder and written whole."""
+        digests = {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
+        partial = self.folder / f".{piece}.partial"
+        partial.write_text(json.dumps(digests), encoding="utf-8")
+        os.replace(partial, self._record(piece))
+
+    def has(self, piece: str) -> bool:
+        """Whether `piece` is finished and as it was then; what is damaged is thrown away, with a line."""
+        record = self._record(piece)
+        if not record.is_file():
+            return False
+        if not self._is_whole(record):
+            print(f"{self.stage}: {self.folder / piece} is damaged; it is made anew", flush=True)
+            record.unlink()
+            return False
+        return True
+
+    def _is_whole(self, record: Path) -> bool:
+        try:
+            digests = json.loads(record.read_text(encoding="utf-8"))
+            return all(file_digest(self.folder / name) == digest for name, digest in digests.items())
+        except (ValueError, AttributeError, OSError):
+            return False
+
+    def _record(self, piece: str) -> Path:
+        return self.folder / f"{piece}.whole"
+
+
+@contextmanager
+def open_scratch(stage: str, settings: Section, inputs: Iterable[Path]) -> Iterator[Scratch]:
+    """The scratch of `stage` for these settings (`compute.workers` apart) and the bytes of `inputs`.
+
+    `inputs` are files or folders. The scratch stays if the block ends with an error or a kill, and is removed
+    when it ends well.
+    """
+    parts = [
+        settings.model_dump_json(exclude={"compute": {"workers"}}),
+        *(_tree_digest(path) for path in inputs),
+        _versions(),
+        _code(),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    folder = WORK / stage / digest
+    remove_stale(stage, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    yield Scratch(stage, folder)
+    shutil.rmtree(folder)
+
+
+def remove_stale(stage: str, folder: Path) -> None:
+    """Remove what lies beside `folder`, the scratch of a stage's present inputs, with a line for each."""
+    for other in sorted(folder.parent.glob("*")):
+        if other != folder:
+            print(f"{stage}: {other} is of other inputs or settings; removed", flush=True)
+            shutil.rmtree(other)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tree_digest(path: Path) -> str:
+    """Of a file, or of the names and bytes of the files below a folder; "missing" if there is neither."""
+    if path.is_file():
+        return file_digest(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else "missing"
+
+
+def _versions() -> str:
+    found = []
+    for name in _LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} none")
+    return ", ".join(found)
+
+
+def _code() -> str:
+    """Of this package's modules as they are imported here: what a stage runs, and little more."""
+    files = {
+        Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
+    }
+    ours = sorted(file for file in files if file.is_relative_to(_PACKAGE))
+    return "\n".join(f"{file.relative_to(_PACKAGE)} {file_digest(file)}" for file in ours)

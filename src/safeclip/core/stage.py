@@ -1,0 +1,78 @@
+"""What every stage shares: an entry point that fails in one line, outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from safeclip.core.errors import SafeclipError
+from safeclip.core.files import storage_fault
+from safeclip.core.permissions import restrict
+from safeclip.core.processes import die_with_starter, hold_alone
+from safeclip.settings import StageSettings, load
+
+RESULTS = Path("results")
+PARAMS = Path("params.yaml")
+Loaded = TypeVar("Loaded", bound=StageSettings)
+
+
+def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
+    """Run a stage from the project's root: settings checked first, files readable by the owner only.
+
+    One process of a stage runs at a time (of each rank, where torchrun started several), and dies with
+    whoever started it. Exit status 1 with one line on standard error for a `SafeclipError` and for a disk
+    that is full or read-only.
+    """
+    die_with_starter()
+    os.umask(0o077)
+    restrict(Path())  # DVC caches the outputs with the caller's umask, results/ may be from a checkout
+    try:
+        settings = load(kind, PARAMS)
+        hold_alone(body.__name__ + os.environ.get("LOCAL_RANK", "0").lstrip("0"))
+        _set_threads(settings.compute.threads)
+        body(settings)
+    except SafeclipError as error:
+        _fail(str(error))
+    except Exception as error:
+        if (fault := storage_fault(error)) is None:
+            raise
+        _fail(f"{body.__name__}: {fault}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1) from None
+
+
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def output(name: str) -> Iterator[Path]:
+    """A folder that becomes results/NAME when the block ends well, and vanishes when it does not."""
+    final, partial = RESULTS / name, RESULTS / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write sorted, indented JSON; NaN and infinity are refused with a ValueError."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The data folder: import captions and photos, describe a data set and what changed in it."""

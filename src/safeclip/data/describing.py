@@ -1,0 +1,193 @@
+"""What a data folder holds, as plain numbers; no caption, no time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from safeclip.core.errors import DataError
+from safeclip.core.guard import load_guard
+from safeclip.core.records import LABELS, QUADRUPLETS, SPLITS, read_columns
+from safeclip.core.taxonomy import load_taxonomy
+from safeclip.synthesis.captions import SafeCaption, load_captions
+from safeclip.synthesis.pairs import load_pairs
+
+DATASET = Path("results/validate_data/dataset")
+_COUNTED = ("id", "split", "categories", "text_label", "image_label")
+
+
+def describe_folder(folder: Path) -> dict[str, Any]:
+    """Captions, splits, lengths, pictures, categories, pairs and zero-shot set of a data folder."""
+    captions = load_captions(folder / "captions.jsonl")
+    taxonomy = load_taxonomy(folder / "taxonomy.yaml")
+    pairs = load_pairs(folder / "curated_pairs.jsonl", load_guard(), taxonomy)
+    return {
+        "captions": len(captions),
+        "splits": {split: sum(row.split == split for row in captions) for split in SPLITS},
+        "words": {split: _lengths([row for row in captions if row.split == split]) for split in SPLITS},
+        "pictures": {
+            "files": sum(row.image is not None for row in captions),
+            "missing": sum(row.image is not None and not (folder / row.image).is_file() for row in captions),
+            "drawn": sum(row.image is None for row in captions),
+        },
+        "curated_pairs": len(pairs),
+        "categories": {
+            name: {
+                "phrases": sum(name in phrase.categories for phrase in taxonomy.phrases),
+                "pairs": sum(name in pair.categories for pair in pairs),
+            }
+            for name in taxonomy.categories
+        },
+        "zeroshot": _zeroshot(folder / "zeroshot.parquet"),
+        "import": _import_report(folder / "import_report.jsonl"),
+    }
+
+
+def describe_rows(dataset: Path) -> dict[str, Any] | None:
+    """The validated quadruplets: rows, label states and categories by split; None if there are none yet."""
+    schema = pa.schema([QUADRUPLETS.field(name) for name in _COUNTED])
+    found = {split: sorted(dataset.glob(f"{split}-*.parquet")) for split in SPLITS}
+    if not any(found.values()):
+        return None
+    rows = [
+        row for paths in found.values() for path in paths for row in read_columns(path, schema).to_pylist()
+    ]
+    states = Counter((row["text_label"], row["image_label"]) for row in rows)
+    return {
+        "rows": {split: sum(row["split"] == split for row in rows) for split in SPLITS},
+        "states": {f"text {text}, image {image}": states[text, image] for text in LABELS for image in LABELS},
+        "categories": dict(sorted(Counter(name for row in rows for name in row["categories"]).items())),
+    }
+
+
+def histogram(captions: Sequence[SafeCaption]) -> dict[int, int]:
+    """Captions by number of words, shortest first."""
+    return dict(sorted(Counter(len(row.caption.split()) for row in captions).items()))
+
+
+def _lengths(captions: Sequence[SafeCaption]) -> dict[str, float] | None:
+    if not captions:
+        return None
+    words = np.array([len(row.caption.split()) for row in captions])
+    low, median, high = np.percentile(words, [0, 50, 95])
+    return {"least": float(low), "median": float(median), "p95": float(high), "most": float(words.max())}
+
+
+def _zeroshot(path: Path) -> dict[str, int]:
+    labels = read_columns(path, pa.schema([("label", pa.string())]))["label"].to_pylist()
+    return {"pictures": len(labels), "classes": len(set(labels))}
+
+
+def _import_report(path: Path) -> dict[str, int] | None:
+    """How many items of each outcome the import named; None if the folder was not imported."""
+    if not path.is_file():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return dict(sorted(Counter(str(json.loads(line)["outcome"]) for line in lines).items()))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: not the report of an import; import again, or remove it") from None
+
+
+# How the captions of a data set differ from those of another version of it.
+
+
+_NAMED = 3
+_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Change:
+    """Ids, sorted. `moved` changed their split, `reworded` their caption, `repainted` their picture."""
+
+    added: list[str]
+    removed: list[str]
+    moved: list[str]
+    reworded: list[str]
+    repainted: list[str]
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        return {name: ids for name, ids in vars(self).items() if ids}
+
+
+def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> Change:
+    """Rows are paired by id."""
+    old, new = ({row.id: row for row in rows} for rows in (before, now))
+    both = sorted(set(old) & set(new))
+    return Change(
+        added=sorted(set(new) - set(old)),
+        removed=sorted(set(old) - set(new)),
+        moved=[row for row in both if old[row].split != new[row].split],
+        reworded=[row for row in both if old[row].caption != new[row].caption],
+        repainted=[row for row in both if _picture(old[row]) != _picture(new[row])],
+    )
+
+
+def _picture(row: SafeCaption) -> tuple[str | None, str | None]:
+    return row.image, row.image_sha256
+
+
+def change_lines(
+    before: Sequence[SafeCaption] | None, now: Sequence[SafeCaption], files: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What changed, in words: rows by number with the first ids, then files and outputs."""
+    told = ["no captions there: all of this is new"] if before is None else []
+    for what, ids in compare(before or (), now).parts.items():
+        told.append(f"{len(ids):,} rows {what}: {', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}")
+    for what, paths in files.items():
+        told.append(f"{what}: {', '.join(paths[:_LISTED])}{' …' if len(paths) > _LISTED else ''}")
+    return told
+
+
+# The numbers of a data set as lines for a terminal.
+
+
+def lines(
+    name: str,
+    facts: Mapping[str, Any],
+    rows: Mapping[str, Any] | None,
+    revision: str,
+    changes: Sequence[str],
+) -> list[str]:
+    """Counts and ids, never a caption."""
+    pictures, zeroshot = facts["pictures"], facts["zeroshot"]
+    told = [f"{name}: {facts['captions']:,} safe captions, {facts['curated_pairs']} curated pairs"]
+    told += [_split(split, count, facts["words"][split]) for split, count in facts["splits"].items()]
+    told.append(f"pictures    {pictures['files']:,} files, {pictures['drawn']:,} drawn by the picture book")
+    if pictures["missing"]:
+        told.append(f"            {pictures['missing']:,} files are missing; pull the data folder")
+    shown = f"{zeroshot['pictures']:,} pictures, {zeroshot['classes']} classes"
+    told.append(
+        f"zero-shot   {shown if zeroshot['pictures'] else 'none: not measured, nothing passes the gate'}"
+    )
+    if facts["import"] is not None:
+        report = ", ".join(f"{count} {outcome}" for outcome, count in facts["import"].items()) or "no remarks"
+        told.append(f"import      {report} (import_report.jsonl)")
+    made = rows["categories"] if rows is not None else None
+    categories = [_category(kind, numbers, made) for kind, numbers in facts["categories"].items()]
+    told.append(f"categories  {', '.join(categories)}")
+    if rows is not None:
+        told.append("quadruplets " + ", ".join(f"{split} {count:,}" for split, count in rows["rows"].items()))
+        told += [f"            {state}: {count:,}" for state, count in rows["states"].items()]
+    told.append(f"since {revision}:" + ("" if changes else " nothing changed"))
+    return told + [f"  {change}" for change in changes]
+
+
+def _split(split: str, count: int, words: Mapping[str, float] | None) -> str:
+    if words is None:
+        return f"{split:11} 0"
+    ends = f"{words['least']:.0f} to {words['most']:.0f} words"
+    return f"{split:11} {count:,}: {ends}, median {words['median']:.0f}, 95 % {words['p95']:.0f}"
+
+
+def _category(name: str, numbers: Mapping[str, int], made: Mapping[str, int] | None) -> str:
+    rows = f", {made.get(name, 0):,} rows" if made is not None else ""
+    return f"{name} ({numbers['phrases']} phrases{rows})"

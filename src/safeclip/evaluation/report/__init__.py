@@ -1,1 +1,0 @@
-"""The reviewer's page: one HTML file that loads nothing, from which a candidate is approved or rejected."""

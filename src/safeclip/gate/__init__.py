@@ -1,0 +1,1 @@
+"""Rules over intervals, recomputed from per-query outcomes -> a verdict."""

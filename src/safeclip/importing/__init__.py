@@ -1,1 +1,0 @@
-"""Captions and pictures of one's own -> a data folder that the chain runs on."""

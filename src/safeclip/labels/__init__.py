@@ -1,0 +1,1 @@
+"""Labellers: independent safe/unsafe labels with scores, for captions and for images."""

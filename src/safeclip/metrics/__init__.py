@@ -1,0 +1,1 @@
+"""Per-query outcomes and their intervals; retrieval in all directions; exact top-k."""

@@ -1,0 +1,1 @@
+"""The Bento: merged weights, probes, service, model card."""

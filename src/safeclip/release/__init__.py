@@ -1,0 +1,1 @@
+"""Candidates, reviews, signed promotion, rollback: the registry."""
