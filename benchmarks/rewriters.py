@@ -8,7 +8,7 @@ of preference tuning nor the labeller nor the filter. Shares are of all n reques
 counts against its model; similarity is the share of words kept in order, of the accepted ones; `product` is
 share in the asked category times similarity, and what DPO gains on it comes with a paired bootstrap interval.
 Needs results/tune_rewriter (`make run`); if that was made by SFT alone, DPO with the values of
-profiles/full.yaml follows here and is kept in work/rewriters/; a run that was killed goes on.
+params/full.yaml follows here and is kept in work/rewriters/; a run that was killed goes on.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def without_effect(adapter: Path) -> Path:
 
 def preferred_here(settings: Settings, sft: Path) -> Path:
     """The SFT adapter after DPO with the values of the full profile; made once, a killed run goes on."""
-    full = YAML(typ="safe").load(Path("profiles/full.yaml").read_text(encoding="utf-8"))
+    full = YAML(typ="safe").load(Path("params/full.yaml").read_text(encoding="utf-8"))
     own = Preference.model_validate(full["tune_rewriter"]["preference"])
     key = hashlib.sha256(f"{own.model_dump_json()}{folder_digest(sft)}".encode()).hexdigest()[:12]
     folder = WORK / f"dpo-{key}"

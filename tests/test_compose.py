@@ -14,7 +14,7 @@ from tests.toy import PROJECT
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    return dict(YAML(typ="safe").load((PROJECT / "compose.yaml").read_text()))
+    return dict(YAML(typ="safe").load((PROJECT / "deploy/compose.yaml").read_text()))
 
 
 def test_the_server_is_the_version_that_the_project_pins(compose: dict[str, Any]) -> None:
@@ -32,7 +32,7 @@ def test_whoever_waits_waits_for_a_service_that_tells_its_health(compose: dict[s
 
 
 def test_nothing_listens_beyond_this_machine_and_no_password_is_given(compose: dict[str, Any]) -> None:
-    text = (PROJECT / "compose.yaml").read_text()
+    text = (PROJECT / "deploy/compose.yaml").read_text()
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert "${POSTGRES_PASSWORD:?" in text

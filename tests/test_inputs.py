@@ -37,7 +37,7 @@ ENCODER, ADAPTER, TABLE = (
     "results/finetune/adapter.safetensors",
     "results/captions.parquet",
 )
-PRODUCTION, LOCK = "production.json", "dvc.lock"
+PRODUCTION, LOCK = "release/production.json", "dvc.lock"
 
 READERS: dict[str, Callable[[], object]] = {
     PARAMS: lambda: load_settings(PARAMS),

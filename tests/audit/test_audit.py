@@ -22,7 +22,7 @@ from safeclip.audit.groups import (
 from safeclip.audit.measure import redirected
 from safeclip.audit.saliency import Explained, saliency_lines
 from safeclip.core.errors import DataError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.encoders.load import decode_image
 from safeclip.evaluation.scenes import Scenes
 from safeclip.settings import Settings

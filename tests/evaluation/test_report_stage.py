@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safeclip.core.errors import DataError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.core.records import QUADRUPLETS, write_table
 from safeclip.settings import Settings
 from safeclip.stages.report import report
@@ -37,7 +37,7 @@ def results(evidence, tmp_path, monkeypatch) -> Path:
     }
     row |= {"image_safe": picture(), "image_generated": picture(), "concept": "hate"}
     write_table(Path("results/validate_data/dataset/test-00000.parquet"), [row], QUADRUPLETS)
-    Path("production.json").write_text('{"assigned": false}')
+    Path("release/production.json").write_text('{"assigned": false}')
     Path("results/finetune").mkdir()
     with Path("results/finetune/history.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(evidence["history"][0]))
@@ -84,16 +84,16 @@ def test_metrics_that_the_gate_did_not_judge_are_not_shown(results, evidence):
 def test_the_rules_of_production_are_read_from_its_record(results):
     digests = '{"adapter": "00"}'
     head = f'"assigned": true, "version": "v1.2.0", "adapter": "a", "digests": {digests}'
-    Path("production.json").write_text("{" + head + "}")
+    Path("release/production.json").write_text("{" + head + "}")
     report(Settings())
     assert "are not on record" in (results / "report/index.html").read_text()
     gate = {
         "rules": [{"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}]
     }
-    Path("production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
+    Path("release/production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
     report(Settings())
     assert "Rule loosened since production: gone (removed)." in (results / "report/index.html").read_text()
-    Path("production.json").write_text("{" + head + ', "gate": {"rules": 3}}')
+    Path("release/production.json").write_text("{" + head + ', "gate": {"rules": 3}}')
     with pytest.raises(DataError, match=r"production\.json: `gate` holds no rules"):
         report(Settings())
 
@@ -101,7 +101,7 @@ def test_the_rules_of_production_are_read_from_its_record(results):
 @pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
 def test_a_broken_frontier_file_is_named(results, text):
     Path("docs").mkdir()
-    Path("docs/frontier.json").write_text(text)
+    Path("release/frontier.json").write_text(text)
     with pytest.raises(DataError, match=r"docs/frontier\.json: not the points of a frontier"):
         report(Settings())
 

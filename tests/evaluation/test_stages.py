@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safeclip.core.errors import DataError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.core.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
@@ -68,7 +68,7 @@ def _write_inputs(root: Path) -> None:
     pq.write_table(pa.Table.from_pylist(pictures, schema=ZEROSHOT), root / "data" / "zeroshot.parquet")
     (root / "data" / "zeroshot_prompts.json").write_text('{"templates": ["a {}"]}')
     shutil.copyfile(PROJECT / "data" / "taxonomy.yaml", root / "data" / "taxonomy.yaml")
-    (root / "production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
+    (root / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
 
 
 def read(path: Path) -> dict:
@@ -175,7 +175,7 @@ def test_production_is_evaluated_once_assigned(project: Path) -> None:
     shutil.copy(project / "results" / "finetune" / "adapter.safetensors", adapter)
     production = {"assigned": True, "version": "v0.1.0", "adapter": adapter.name}
     digests = {"digests": {"adapter": sha256(adapter)}}
-    (project / "production.json").write_text(json.dumps(production | digests))
+    (project / "release/production.json").write_text(json.dumps(production | digests))
     evaluate(SETTINGS)
     metrics = read(project / "results" / "evaluate" / "metrics.json")
     assert metrics["production"] == metrics["candidate"]
@@ -198,9 +198,9 @@ def test_a_broken_production_file_never_reads_as_no_production(
     project: Path, content: str | None, line: str
 ) -> None:
     if content is None:
-        (project / "production.json").unlink()
+        (project / "release/production.json").unlink()
     else:
-        (project / "production.json").write_text(content)
+        (project / "release/production.json").write_text(content)
     with pytest.raises(DataError, match=line):
         evaluate(SETTINGS)
 

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.registry.project import Project
+from tests.release.project import Project
 from tests.toy import PROJECT, environment_for, make_toy, run
 
 _DYING_WITH_US = """

@@ -9,7 +9,7 @@ import pytest
 
 from safeclip.release.approval import ask, sign
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
-from tests.registry.project import Project, make_project
+from tests.release.project import Project, make_project
 from tests.serving.conftest import write_adapter
 from tests.toy import PROJECT
 

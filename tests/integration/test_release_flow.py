@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from safeclip.release.releases import production
 from safeclip.release.reviews import all_reviews
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
-from tests.registry.project import Project, make_project
+from tests.release.project import Project, make_project
 from tests.toy import run, set_params
 
 pytestmark = pytest.mark.servers

@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "shared.txt").write_text("shared by all versions\n")
-    (folder / "production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
+    (folder / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
     (folder / ".gitignore").write_text("/results\n/work\n/.remote*\nwords.txt\n")
     for command in (
         ["git", "init", "-q"],
@@ -147,7 +147,7 @@ def test_retention_deletes_what_is_older(project: Path) -> None:
 
 def test_production_without_its_tag_stops_before_anything_is_deleted(project: Path) -> None:
     production = {"assigned": True, "version": "v9.0.0", "adapter": "a", "digests": {"adapter": "00"}}
-    (project / "production.json").write_text(json.dumps(production))
+    (project / "release/production.json").write_text(json.dumps(production))
     with pytest.raises(PipelineError, match=r"no tag safeclip@v9\.0\.0; fetch the tags"):
         purge(project)
     assert holds(project / ".dvc/cache", "delta of this version")

@@ -12,7 +12,7 @@ from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.evaluation.scenes import judged_scenes
 from safeclip.pipeline.reevaluate import Figure, Figures, reevaluate
 from safeclip.release.approval import Registry, ask, sign
-from tests.registry.project import Project, make_project
+from tests.release.project import Project, make_project
 
 HARM, FOUND = "retrieval.t2i.unsafe.harmful_top1", "retrieval.t2i.safe.r1"
 

@@ -144,7 +144,7 @@ def test_the_full_profile_names_attacks_that_exist() -> None:
     from safeclip.settings import RedTeam
     from tests.toy import PROJECT
 
-    own = RedTeam.model_validate(YAML(typ="safe").load(Path(PROJECT / "profiles/full.yaml"))["red_team"])
+    own = RedTeam.model_validate(YAML(typ="safe").load(Path(PROJECT / "params/full.yaml"))["red_team"])
     names = [attack.name for how in own.attacks for attack in make_attacks(how, 1, load_guard(), 8)]
     assert len(names) == len(set(names)) == 17
 

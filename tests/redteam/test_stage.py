@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from safeclip.core.errors import DataError
+from safeclip.core.files import sha256
 from safeclip.core.guard import load_guard
-from safeclip.core.production import sha256
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.encoders.embed import Quadruplets, embed_texts
 from safeclip.encoders.load import Encoder

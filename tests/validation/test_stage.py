@@ -55,7 +55,7 @@ def lay_out(rows: pd.DataFrame) -> None:
     labels = pa.Table.from_pandas(rows[LABELLED.names], LABELLED, preserve_index=False)
     write_table(results / "label_safety/labels.parquet", labels, LABELLED)
     (results / "label_safety/metrics.json").write_text('{"agreement": {"text": {}, "image": {}}}')
-    Path("data_baseline.json").write_text("{}")
+    Path("release/data_baseline.json").write_text("{}")
     counts = {"in": 75, "out": 72, "quarantined": 2, "destroyed": 1}
     leave(results / "rewrite_captions", counts, ["gone-1", "gone-2"])
     leave(results / "render_images", {"in": 72, "out": 70, "quarantined": 2}, ["lost-1", "lost-2"])

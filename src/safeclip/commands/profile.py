@@ -6,7 +6,7 @@ import argparse
 
 
 def profile(options: argparse.Namespace) -> int:
-    """Write the values of profiles/NAME.yaml into params.yaml, checked first; comments and the rest stay."""
+    """Write the values of params/NAME.yaml into params.yaml, checked first; comments and the rest stay."""
     from safeclip.pipeline.graph import project_root
     from safeclip.pipeline.reproduce import apply_profile
 

@@ -8,9 +8,7 @@ written down, and is thrown away if its files do not match them any more.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,9 +17,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from safeclip.core.artifacts import WORK
+from safeclip.core.files import digest_of, sha256, tree_digest, write_text
 from safeclip.settings import Section
 
-WORK = Path("work")
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = (
     "torch", "numpy", "open_clip_torch", "transformers", "peft", "trl", "diffusers", "pillow", "pyarrow",
@@ -37,10 +36,8 @@ class Scratch:
 
     def keep(self, piece: str, files: Iterable[Path]) -> None:
         """Count `piece` as finished: it consists of `files`, all in this folder and written whole."""
-        digests = {file.relative_to(self.folder).as_posix(): file_digest(file) for file in files}
-        partial = self.folder / f".{piece}.partial"
-        partial.write_text(json.dumps(digests), encoding="utf-8")
-        os.replace(partial, self._record(piece))
+        digests = {file.relative_to(self.folder).as_posix(): sha256(file) for file in files}
+        write_text(self._record(piece), json.dumps(digests))
 
     def has(self, piece: str) -> bool:
         """Whether `piece` is finished and as it was then; what is damaged is thrown away, with a line."""
@@ -56,7 +53,7 @@ class Scratch:
     def _is_whole(self, record: Path) -> bool:
         try:
             digests = json.loads(record.read_text(encoding="utf-8"))
-            return all(file_digest(self.folder / name) == digest for name, digest in digests.items())
+            return all(sha256(self.folder / name) == digest for name, digest in digests.items())
         except (ValueError, AttributeError, OSError):
             return False
 
@@ -73,11 +70,11 @@ def open_scratch(stage: str, settings: Section, inputs: Iterable[Path]) -> Itera
     """
     parts = [
         settings.model_dump_json(exclude={"compute": {"workers"}}),
-        *(_tree_digest(path) for path in inputs),
+        *(tree_digest(path) for path in inputs),
         _versions(),
         _code(),
     ]
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    digest = digest_of(*parts)[:16]
     folder = WORK / stage / digest
     remove_stale(stage, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,21 +88,6 @@ def remove_stale(stage: str, folder: Path) -> None:
         if other != folder:
             print(f"{stage}: {other} is of other inputs or settings; removed", flush=True)
             shutil.rmtree(other)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tree_digest(path: Path) -> str:
-    """Of a file, or of the names and bytes of the files below a folder; "missing" if there is neither."""
-    if path.is_file():
-        return file_digest(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else "missing"
 
 
 def _versions() -> str:
@@ -124,4 +106,4 @@ def _code() -> str:
         Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
     }
     ours = sorted(file for file in files if file.is_relative_to(_PACKAGE))
-    return "\n".join(f"{file.relative_to(_PACKAGE)} {file_digest(file)}" for file in ours)
+    return "\n".join(f"{file.relative_to(_PACKAGE)} {sha256(file)}" for file in ours)

@@ -1,12 +1,18 @@
-"""A disk that is full or may not be written, told in one line instead of a traceback."""
+"""Files that appear whole or not at all, digests, archives, and what is wrong with a disk in one line."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
+import shutil
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _REMEDY = {
     errno.ENOSPC: "free some space",
@@ -17,6 +23,64 @@ _REMEDY = {
     errno.EPERM: "give this user access",
 }
 _RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A hidden path beside `path` to write a file or a folder to; renamed to `path` if the block ends well.
+
+    Whatever was at `path` stays whole until then, also after kill -9. What is half-written is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    remove(partial)
+    try:
+        yield partial
+    except BaseException:
+        remove(partial)
+        raise
+    if partial.is_dir():
+        remove(path)
+    os.replace(partial, path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write sorted, indented JSON, atomically; NaN and infinity are refused with a ValueError."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(*parts: str) -> str:
+    """Hex SHA-256 over strings, separated so that no two lists of strings have the same digest."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def tree_digest(path: Path) -> str:
+    """Of a file, or of the names and bytes of the files below a folder; "missing" if there is neither."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else "missing"
 
 
 def storage_fault(error: BaseException) -> str | None:
@@ -33,9 +97,6 @@ def storage_fault(error: BaseException) -> str | None:
         return None
     where = f"{filename}: " if (filename := getattr(error, "filename", None)) else ""
     return f"{where}{os.strerror(number).lower()}; {_REMEDY[number]} and run again, what was finished is kept"
-
-
-# Unpack an archive into a folder and nowhere else.
 
 
 def unpack(archive: tarfile.TarFile, folder: Path, within: str = "") -> None:

@@ -7,15 +7,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from safeclip.core.artifacts import PRODUCTION
 from safeclip.core.errors import DataError
-
-PRODUCTION = Path("production.json")
+from safeclip.core.files import sha256
 
 
 class Production(BaseModel):
@@ -60,9 +59,3 @@ def production_adapter(production: Production, root: Path = Path()) -> Path:
             f"{path}: not the adapter of {production.version} (its digest differs); pull it again"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

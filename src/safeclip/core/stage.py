@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
+from safeclip.core.artifacts import PARAMS, RESULTS
 from safeclip.core.errors import SafeclipError
-from safeclip.core.files import storage_fault
+from safeclip.core.files import replacing, storage_fault
 from safeclip.core.permissions import restrict
 from safeclip.core.processes import die_with_starter, hold_alone
 from safeclip.settings import StageSettings, load
 
-RESULTS = Path("results")
-PARAMS = Path("params.yaml")
 Loaded = TypeVar("Loaded", bound=StageSettings)
 
 
@@ -61,18 +58,6 @@ def _set_threads(threads: int) -> None:
 @contextmanager
 def output(name: str) -> Iterator[Path]:
     """A folder that becomes results/NAME when the block ends well, and vanishes when it does not."""
-    final, partial = RESULTS / name, RESULTS / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(RESULTS / name) as partial:
+        partial.mkdir()
         yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write sorted, indented JSON; NaN and infinity are refused with a ValueError."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")

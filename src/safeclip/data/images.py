@@ -30,8 +30,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from safeclip.core.checkpoints import Scratch, file_digest
+from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import DataError
+from safeclip.core.files import sha256
 from safeclip.core.processes import die_with_parent
 from safeclip.data import items as items_module
 from safeclip.data.items import Item, ItemFault, check_size
@@ -304,4 +305,4 @@ def _decoded(row: dict[str, Any]) -> Decoded:
 def _code() -> str:
     files = [__file__, items_module.__file__]
     libraries = [f"{name} {version(name)}" for name in ("pillow", "imagehash", "numpy", "scipy")]
-    return " ".join([*(file_digest(Path(file)) for file in files), *libraries])
+    return " ".join([*(sha256(Path(file)) for file in files), *libraries])

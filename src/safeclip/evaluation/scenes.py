@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from safeclip.core.errors import DataError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.encoders.embed import Quadruplets, embed_images, embed_texts
 from safeclip.encoders.load import Encoder
 

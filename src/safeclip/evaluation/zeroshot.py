@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from safeclip.core.errors import DataError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.core.records import read_columns
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, decode_image

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from safeclip.core.errors import DataError
-from safeclip.core.production import PRODUCTION, read_production, sha256
+from safeclip.core.files import sha256
+from safeclip.core.production import PRODUCTION, read_production
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.gate.rules import CORE_RULES, TOLERANCE, RuleResult, check_rule, is_number, lookup, same_number
 from safeclip.metrics.intervals import Interval, Resampling

@@ -57,7 +57,7 @@ def registered_outputs(root: Path) -> dict[str, set[Output]]:
     `PipelineError` if production.json names a version that no tag here is of: it must not be purged unseen.
     """
     tags = _git(root, "tag", "--list", *_TAGS).split()
-    production = read_production(root / "production.json")
+    production = read_production(root / "release/production.json")
     if production.assigned and f"safeclip@{production.version}" not in tags:
         raise PipelineError(
             f"production.json names {production.version}, and git has no tag safeclip@{production.version}; "

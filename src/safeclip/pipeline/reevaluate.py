@@ -135,7 +135,7 @@ def _lay_out(registry: Registry, release: Release, seed: int, folder: Path, data
     params.write_text(_params(registry.root, release), encoding="utf-8")
     source = (registry.root / data).resolve()
     override_values(params, {"seed": seed, "data": {"path": str(source)}})
-    (folder / "production.json").write_text(NOT_ASSIGNED, encoding="utf-8")
+    (folder / "release/production.json").write_text(NOT_ASSIGNED, encoding="utf-8")
     digest = release.digests["adapter"]
     for name in ("finetune", "validate_data/dataset", "render_images"):
         (folder / "results" / name).mkdir(parents=True)

@@ -23,7 +23,7 @@ from safeclip.core.errors import PipelineError, SafeclipError, SettingsError
 from safeclip.pipeline.graph import load_graph, project_root
 from safeclip.settings import load_settings
 
-TINY = Path("benchmarks/tiny.yaml")
+TINY = Path("params/tiny.yaml")
 PROFILES = Path("profiles")
 
 
@@ -57,7 +57,7 @@ def override_values(path: Path, changes: Mapping[str, Any]) -> None:
 
 
 def apply_profile(root: Path, name: str) -> list[str]:
-    """Write `root`/profiles/NAME.yaml into params.yaml; the dotted keys whose values changed.
+    """Write `root`/params/NAME.yaml into params.yaml; the dotted keys whose values changed.
 
     `SettingsError`, and nothing is written, if there is no such profile or the result would not be valid.
     """

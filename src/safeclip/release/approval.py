@@ -204,7 +204,7 @@ def _same_production(root: Path, folder: Path, candidate: Candidate) -> None:
     current = production(root)
     if current and current.digests["candidate"] == candidate.id:
         return  # promoted already, perhaps killed before the end
-    judged = read_production(folder / "production.json").version
+    judged = read_production(folder / "release/production.json").version
     now = current.version if current else None
     if judged != now:
         raise RegistryError(

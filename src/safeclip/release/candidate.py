@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from safeclip.core.errors import GateError, RegistryError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 from safeclip.gate.verdict import SLOW_EVIDENCE, decide, read_evidence
 from safeclip.release.git import file_at
 from safeclip.settings import Gate, load_settings
@@ -51,7 +51,7 @@ SLOW_FILES = {
 }
 """Of the stages that a project may have or not."""
 ALL_FILES = FILES | SLOW_FILES
-NEEDED = (*FILES.values(), "production.json")
+NEEDED = (*FILES.values(), "release/production.json")
 
 
 class Candidate(BaseModel):
@@ -72,7 +72,7 @@ class Candidate(BaseModel):
     @property
     def files(self) -> tuple[str, ...]:
         """Where everything lies that a decision about it stands on."""
-        return (*(ALL_FILES[name] for name in self.digests if name in ALL_FILES), "production.json")
+        return (*(ALL_FILES[name] for name in self.digests if name in ALL_FILES), "release/production.json")
 
     @property
     def branch(self) -> str:

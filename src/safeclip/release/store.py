@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 
 from safeclip.core.errors import RegistryError
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256
 
 
 class Store:

@@ -10,8 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from safeclip.core.errors import RegistryError
-from safeclip.core.files import unpack
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256, unpack
 from safeclip.release.candidate import Candidate, check_candidate
 from safeclip.release.git import git
 from safeclip.release.releases import Release

@@ -117,7 +117,7 @@ class Findings:
     verdict, metrics, data: verdict.json, evaluate's metrics.json, validate_data's summary.json. history: the
     lines of history.csv. differences: the rules against production's, None where production has none on
     record. retrieved: `report.lookups.lookups`. pictures: other PNGs by name, blurred where they must be.
-    points: those of docs/frontier.json.
+    points: those of release/frontier.json.
     """
 
     verdict: Mapping[str, Any]

@@ -11,9 +11,9 @@ import pyarrow as pa
 from safeclip.audit.groups import TITLES, explained_groups, make_groups
 from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected, write_figure
 from safeclip.audit.saliency import Explained, explain, saliency_lines
-from safeclip.core.production import sha256
+from safeclip.core.files import sha256, write_json
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.scenes import Scenes, evidence_digests, judged_scenes

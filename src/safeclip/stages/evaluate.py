@@ -10,9 +10,10 @@ import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
 from safeclip.core.checkpoints import Scratch, open_scratch
-from safeclip.core.production import PRODUCTION, production_adapter, read_production, sha256
+from safeclip.core.files import sha256, write_json
+from safeclip.core.production import PRODUCTION, production_adapter, read_production
 from safeclip.core.records import TRUTH, read_dataset, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder, load_encoder

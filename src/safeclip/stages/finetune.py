@@ -12,8 +12,9 @@ import torch
 from tqdm import tqdm
 
 from safeclip.core.checkpoints import open_scratch
+from safeclip.core.files import write_json
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import save_adapter, set_adapter

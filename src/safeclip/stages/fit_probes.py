@@ -14,8 +14,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from safeclip.core.errors import DataError
+from safeclip.core.files import write_json
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.embed import Quadruplets, embed_quadruplets
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate

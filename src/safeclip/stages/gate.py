@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.files import write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.gate.verdict import decide, read_evidence, rule_lines
 from safeclip.settings import Gate, StageSettings
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from picturebook.glyph_classifier import load_classifier
 from picturebook.thing_finder import ThingFinder
 from picturebook.thing_prompts import thing_prompts
+from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, load_encoder

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from safeclip.core.errors import DataError
+from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.labels.agreement import agree, agreement, count_states, error_report
 from safeclip.labels.calibration import calibration_captions, calibration_pictures

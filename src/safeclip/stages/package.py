@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safeclip.core.errors import DataError, GateError, ModelError
-from safeclip.core.production import sha256
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.files import sha256, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.packaging.bento import ModelFacts, build_bento, model_card, write_model

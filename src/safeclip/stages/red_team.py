@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from safeclip.core.files import sha256, write_json
 from safeclip.core.guard import load_guard
-from safeclip.core.production import sha256
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.scenes import Scenes, evidence_digests, judged_scenes

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from safeclip.core.errors import DataError
+from safeclip.core.files import write_json
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.settings import RenderImages, StageSettings
 from safeclip.synthesis.captions import load_captions

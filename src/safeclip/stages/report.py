@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from safeclip.core.artifacts import FRONTIER
 from safeclip.core.errors import DataError
-from safeclip.core.production import PRODUCTION, Production, read_production, sha256
+from safeclip.core.files import sha256
+from safeclip.core.production import PRODUCTION, Production, read_production
 from safeclip.core.records import read_dataset
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.gate.rules import Difference, compare_rules
@@ -21,7 +23,7 @@ from safeclip.settings import Gate, Report, StageSettings
 
 DATASET = RESULTS / "validate_data" / "dataset"
 METRICS = RESULTS / "evaluate" / "metrics.json"
-FRONTIER = Path("docs/frontier.json")
+
 _SHOWN = ("id", "categories", "caption_safe", "caption_generated", "image_safe", "image_generated")
 
 

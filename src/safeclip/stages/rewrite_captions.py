@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safeclip.core.checkpoints import WORK, remove_stale
+from safeclip.core.files import write_json
 from safeclip.core.guard import Guard, load_guard
 from safeclip.core.records import CAPTIONS, QUARANTINE, write_table
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.encoders.load import load_encoder
 from safeclip.settings import RewriteCaptions, StageSettings, TuneRewriter

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from safeclip.core.checkpoints import Scratch, open_scratch
+from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
-from safeclip.core.stage import main, output, write_json
+from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.settings import Preference, RewriteCaptions, StageSettings, TuneRewriter
 from safeclip.synthesis.captions import load_captions

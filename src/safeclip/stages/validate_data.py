@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from safeclip.core.errors import DataError
+from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.records import (
     CAPTIONS,
@@ -21,7 +22,7 @@ from safeclip.core.records import (
     read_table,
     write_table,
 )
-from safeclip.core.stage import RESULTS, main, output, write_json
+from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.settings import StageSettings, ValidateData
 from safeclip.validation.facts import join_rows, picture_facts

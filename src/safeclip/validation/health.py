@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from safeclip.core.artifacts import DATA_BASELINE
 from safeclip.core.errors import DataError
 from safeclip.settings import Checks, ValidateData
 from safeclip.validation.contract import Finding
@@ -62,7 +63,7 @@ def evenness(counts: Sequence[int]) -> float | None:
 # bytes twice.
 
 
-BASELINE = Path("data_baseline.json")
+BASELINE = DATA_BASELINE
 Distributions = dict[str, dict[str, float]]
 
 
