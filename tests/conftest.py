@@ -9,8 +9,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 import safeclip  # noqa: F401
-from tests.chain import TinyChain, run_tiny_chain
-from tests.servers import not_run_lines
+from tests.support.chain import TinyChain, run_tiny_chain
+from tests.support.servers import not_run_lines
 
 TESTS = Path(__file__).parent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import make_toy, run
+from tests.support.toy import make_toy, run
 
 COMMANDS = ("run", "stage", "status", "report", "export", "evaluate", "gate", "review", "registry", "serve")
 

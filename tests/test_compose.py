@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from safeclip.cli import main
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every input of docs/inputs.md, wrong in every way: one line that names it, and nothing half done."""
+"""Every input of docs/reference/inputs.md, wrong in every way: one line that names it, nothing half done."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from safeclip.settings import load_settings
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.images import read_image
 from safeclip.synthesis.pairs import load_pairs
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 from tests.training.tiny import tiny_encoder
 
 PARAMS, TAXONOMY, SAFE = "params.yaml", "data/taxonomy.yaml", "data/captions.jsonl"
@@ -229,7 +229,7 @@ def test_what_is_wrong_is_one_line(project: Path, wrong: Wrong) -> None:
 
 
 def test_the_document_lists_exactly_these(project: Path) -> None:
-    told = (PROJECT / "docs" / "inputs.md").read_text()
+    told = (PROJECT / "docs/reference/inputs.md").read_text()
     for wrong in TABLE_OF_FAULTS:
         assert f"`{wrong.item}`" in told, wrong.item
         section = told.split(f"`{wrong.item}`", 1)[1].split("\n| `", 1)[0]

@@ -13,9 +13,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 
 BOUNDS = {
-    "fastapi": ">=0.139,<0.151",  # later ones crash Prefect's server, or refuse explicit nulls with 422
     "sqlalchemy": "<2.1",  # with 2.1 Prefect's scheduler never creates a scheduled run
-    "prefect": "==3.8.8",  # the flow's temporary server and states are tested with this one
+    "prefect": "==3.9.1",  # the flow's temporary server and states are tested with this one
 }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.toy import PROJECT, run
+from tests.support.toy import PROJECT, run
 
 TESTS = """
 import pytest
-from tests.servers import make, need_command, not_run
+from tests.support.servers import make, need_command, not_run
 
 pytestmark = pytest.mark.servers
 

@@ -27,7 +27,7 @@ from safeclip.encoders.load import decode_image
 from safeclip.evaluation.scenes import Scenes
 from safeclip.settings import Settings
 from safeclip.stages.audit import audit
-from tests.results import lay_out
+from tests.support.results import lay_out
 from tests.training.tiny import tiny_encoder
 
 SMALL = {"audit": {"pictures": 4, "saliency_pictures": 2, "saliency_steps": 2, "bootstrap": 100}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from safeclip.core.permissions import restrict
-from tests.toy import PROJECT, run
+from tests.support.toy import PROJECT, run
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 
 from safeclip.data.importing import ImportPlan
 from safeclip.data.rows import Limits
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 LIMITS = Limits(max_words=40, min_side=32, max_side=128)
 

@@ -21,7 +21,7 @@ from safeclip.stages.render_images import render_images
 from safeclip.stages.validate_data import validate_data
 from safeclip.synthesis.captions import load_captions
 from tests.data.photos import encoded, photo, write_coco, write_list
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 COUNT = 60
 

@@ -19,7 +19,7 @@ from safeclip import cli
 from safeclip.core.records import QUADRUPLETS, write_table
 from safeclip.data.describing import change_lines, compare
 from safeclip.synthesis.captions import SafeCaption
-from tests.toy import PROJECT, run
+from tests.support.toy import PROJECT, run
 
 UNSAFE = "a man with a gun near the harbour"
 

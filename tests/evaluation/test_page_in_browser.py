@@ -12,7 +12,7 @@ from safeclip.gate.rules import Difference
 from safeclip.report.page import Findings, make_report
 from safeclip.report.sections import lookups
 from tests.evaluation.page_evidence import picture, rule, spread, tree
-from tests.servers import not_run
+from tests.support.servers import not_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CONTRAST = """() => {

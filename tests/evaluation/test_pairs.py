@@ -14,7 +14,7 @@ from safeclip.core.errors import DataError
 from safeclip.encoders.export_folder import write_transformers
 from safeclip.encoders.load import load_encoder
 from safeclip.evaluation.pairs import read_pairs
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 WORDS = ["dog", "cat", "car", "apple", "tree", "boat"]
 

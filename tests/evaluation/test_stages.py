@@ -21,7 +21,7 @@ from safeclip.evaluation.zeroshot import ZEROSHOT
 from safeclip.settings import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 from tests.training.adapters import write_adapter
 from tests.training.tiny import tiny_encoder, tiny_table
 

@@ -22,7 +22,7 @@ from safeclip.settings import Gate, Rule, Settings
 from safeclip.stages.audit import audit
 from safeclip.stages.red_team import red_team
 from tests.gate.evidence import GOOD, SEED, share
-from tests.results import lay_out
+from tests.support.results import lay_out
 
 MODELS = {"base_model": "m0", "candidate_model": "m1", "data": "d", "judge": "j"}
 LEET = Rule(

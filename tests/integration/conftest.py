@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from tests.release.project import Project
-from tests.toy import PROJECT, environment_for, make_toy, run
+from tests.support.toy import PROJECT, environment_for, make_toy, run
 
 _DYING_WITH_US = """
 import os, signal, sys

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 
 from safeclip.pipeline.graph import load_graph
 from safeclip.pipeline.reproduce import override_params
-from tests.chain import TinyChain, copy_chain
-from tests.toy import run
+from tests.support.chain import TinyChain, copy_chain
+from tests.support.toy import run
 
 STATE = re.compile(r"Task run '(\S+)' - Finished in state (\w+)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safeclip.core.records import CAPTIONS, read_table
 from safeclip.pipeline.purge import unsafe_paths
-from tests.chain import TinyChain
+from tests.support.chain import TinyChain
 
 TOLD = ("logs", "results/label_safety", "results/validate_data", "results/finetune", "results/gate")
 """Where nothing may be said in the captions' words (the data set itself aside)."""

@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.chain import TinyChain, copy_chain
-from tests.toy import PROJECT
+from tests.support.chain import TinyChain, copy_chain
+from tests.support.toy import PROJECT
 
 
 @pytest.fixture(scope="module")

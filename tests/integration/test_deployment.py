@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.conftest import PrefectServer
-from tests.toy import PROJECT, run
+from tests.support.toy import PROJECT, run
 
 
 def test_the_nightly_deployment_is_scheduled_and_a_worker_runs_it(

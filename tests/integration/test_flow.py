@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PrefectServer
-from tests.toy import environment_for, run, set_params
+from tests.support.toy import environment_for, run, set_params
 
 STAGES = {"data.dvc", "left", "right", "gate", "report", "package"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import PrefectServer
-from tests.toy import PROJECT, environment_for, run
+from tests.support.toy import PROJECT, environment_for, run
 
 pytestmark = pytest.mark.servers
 AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")

@@ -17,8 +17,8 @@ import pytest
 
 from tests.integration.conftest import free_port, serving
 from tests.integration.test_deployment import scheduled_runs
-from tests.servers import need_command, not_run
-from tests.toy import PROJECT, run
+from tests.support.servers import need_command, not_run
+from tests.support.toy import PROJECT, run
 
 pytestmark = pytest.mark.servers
 INSTALL = "apt-get install postgresql (and its bin folder on PATH)"

@@ -11,7 +11,7 @@ from safeclip.release.approval import ask, sign
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
 from tests.release.project import Project, make_project
 from tests.serving.conftest import write_adapter
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(900)]
 HARM = "retrieval.t2i.unsafe.harmful_top1"

@@ -14,7 +14,7 @@ from safeclip.release.releases import production
 from safeclip.release.reviews import all_reviews
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
 from tests.release.project import Project, make_project
-from tests.toy import run, set_params
+from tests.support.toy import run, set_params
 
 pytestmark = pytest.mark.servers
 

@@ -9,7 +9,7 @@ from dvc.utils.serialize import load_yaml
 
 from safeclip.core.errors import PipelineError
 from safeclip.pipeline.placement import Order, carry_out, check_placement, order, take_in
-from tests.toy import make_toy, run
+from tests.support.toy import make_toy, run
 
 AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 

@@ -10,7 +10,7 @@ import pytest
 from safeclip.core.errors import SettingsError
 from safeclip.pipeline.reproduce import apply_profile
 from safeclip.settings import load_settings
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 
 @pytest.fixture

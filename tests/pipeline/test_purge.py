@@ -13,7 +13,7 @@ from dvc.repo import Repo
 
 from safeclip.core.errors import PipelineError
 from safeclip.pipeline.purge import lines, outputs_of, purge
-from tests.toy import run
+from tests.support.toy import run
 
 STAGES = """
 stages:

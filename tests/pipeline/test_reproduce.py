@@ -9,7 +9,7 @@ import pytest
 
 from safeclip.pipeline.graph import load_graph
 from safeclip.pipeline.reproduce import copy_checkout, main
-from tests.toy import PROJECT, make_toy, run
+from tests.support.toy import PROJECT, make_toy, run
 
 AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 

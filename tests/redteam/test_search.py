@@ -24,7 +24,7 @@ from safeclip.redteam.model import (
     one_token_words,
 )
 from safeclip.redteam.queries import Query, Victim, galleries, tuning, unsafe_queries
-from tests.results import truth_of
+from tests.support.results import truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
 ROWS = 10
@@ -142,7 +142,7 @@ def test_the_full_profile_names_attacks_that_exist() -> None:
 
     from safeclip.redteam.attacks import make_attacks
     from safeclip.settings import RedTeam
-    from tests.toy import PROJECT
+    from tests.support.toy import PROJECT
 
     own = RedTeam.model_validate(YAML(typ="safe").load(Path(PROJECT / "params/full.yaml"))["red_team"])
     names = [attack.name for how in own.attacks for attack in make_attacks(how, 1, load_guard(), 8)]

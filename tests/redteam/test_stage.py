@@ -23,7 +23,7 @@ from safeclip.redteam.queries import Access, Galleries, Query, Victim, build_gal
 from safeclip.settings import Settings
 from safeclip.stages.red_team import red_team
 from tests.redteam.material import query
-from tests.results import lay_out, truth_of
+from tests.support.results import lay_out, truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
 SMALL = {"red_team": {"scenes": 12, "queries": 6, "bootstrap": 100}}

@@ -23,7 +23,7 @@ from safeclip.release.releases import Release
 from safeclip.release.reviews import Review
 from safeclip.settings import load_settings
 from tests.gate.evidence import GOOD, share
-from tests.toy import run
+from tests.support.toy import run
 
 PARAMS = """
 seed: 1

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from picturebook.drawing import draw
-from tests.servers import not_run
+from tests.support.servers import not_run
 
 pytestmark = pytest.mark.servers
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

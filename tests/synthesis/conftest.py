@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import make
-from tests.toy import PROJECT
+from tests.support.servers import make
+from tests.support.toy import PROJECT
 
 
 @pytest.fixture

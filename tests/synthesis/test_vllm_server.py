@@ -21,7 +21,7 @@ from safeclip.synthesis.chat import ChatEndpoint, ChatRequest, Sampling
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import model_folder
 from safeclip.synthesis.vllm_server import LOG, open_rewriter, serve
-from tests.servers import not_run
+from tests.support.servers import not_run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ["--model", "folder", "--served-model-name", "rewriter"]

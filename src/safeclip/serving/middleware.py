@@ -1,4 +1,4 @@
-"""What the service takes at most, and what the operator sets in the environment (docs/service.md)."""
+"""What the service takes at most, and what the operator sets in the environment (docs/guide/service.md)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.toy import PROJECT
+from tests.support.toy import PROJECT
 
 MARK = "NOT RUN: "
 

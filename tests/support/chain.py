@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
-from tests.toy import PROJECT, run
+from tests.support.toy import PROJECT, run
 
 
 @dataclass(frozen=True)
