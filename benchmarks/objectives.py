@@ -47,11 +47,11 @@ FRESH_SCENES, FRESH_SEED = 1000, 20_261
 RATES = (1e-3, 2.5e-3)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 AS_PUBLISHED = {
-    "target_sharpness": None,
-    "fragments": {"share": 0.0},
-    "composed": {"unsafe": 0.0, "safe": 0.0},
+    "target_inverse_temperature": None,
+    "crops": {"share": 0.0},
+    "concept_insertion": {"positive": 0.0, "control": 0.0},
     "lora": {"tokens": False},
-    "interpolate": {"text": 1.0, "image": 1.0},
+    "wise_ft_alpha": {"text": 1.0, "image": 1.0},
 }
 COLUMNS = (
     "harmful_t2i",
@@ -97,7 +97,7 @@ def full(
             if f"{name}_samples" in figures:
                 continue
             runs = [trained(splits, candidate, seed=0) for candidate in candidates]
-            best = min(range(len(runs)), key=lambda at: runs[at].shortfall)
+            best = min(range(len(runs)), key=lambda at: runs[at].penalty)
             chosen = [runs[best], *(trained(splits, candidates[best], seed=seed) for seed in range(1, seeds))]
             figures.update(_keys(name, [judge.score(run.encoder()) for run in chosen], base))
             figures[f"{name}_learning_rate"] = candidates[best].learning_rate

@@ -19,8 +19,8 @@ from safeclip.evaluation.zeroshot import ZeroShotSet, zeroshot_correct
 from safeclip.metrics.intervals import Resampling, proportion_interval
 from safeclip.metrics.retrieval import retrieval_outcomes
 from safeclip.settings import Finetune
-from safeclip.training.augment import with_composed, with_fragments
-from safeclip.training.loop import Outcome, finetune, shortfall
+from safeclip.training.augment import crop_captions, insert_concepts
+from safeclip.training.loop import Outcome, finetune, harm_plus_utility_penalty
 from safeclip.training.rows import Rows, prepare_rows
 
 WAYS = ("t2i", "i2t")
@@ -86,18 +86,18 @@ class Splits:
         self._tables = {split: read_dataset(self._dataset, split) for split in ("train", "val")}
 
     def rows(self, split: str, recipe: Finetune, seed: int) -> Rows:
-        """The split's rows as the recipe wants them; only train has fragments and composed captions."""
+        """The split's rows as the recipe wants them; only train is augmented."""
         table = self._tables[split]
         path = self._teacher / f"{split}.safetensors"
         teacher = read_teacher(path, table["id"].to_pylist(), self.encoder.digest)
         pixels = self.scratch / f"{split}.npy"
-        rows = prepare_rows(self.encoder, table, teacher, pixels, recipe.target_sharpness)
+        rows = prepare_rows(self.encoder, table, teacher, pixels, recipe.target_inverse_temperature)
         if split != "train":
             return rows
         captions = table["caption_safe"].to_pylist()
-        rows = with_fragments(rows, captions, self.encoder, **recipe.fragments.model_dump(), seed=seed)
-        composed = recipe.composed.model_dump()
-        return with_composed(rows, captions, self._phrases, self.encoder, **composed, seed=seed)
+        rows = crop_captions(rows, captions, self.encoder, **recipe.crops.model_dump(), seed=seed)
+        insertion = recipe.concept_insertion.model_dump()
+        return insert_concepts(rows, captions, self._phrases, self.encoder, **insertion, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ class Trained:
     outcome: Outcome
 
     @property
-    def shortfall(self) -> float:
-        return shortfall(self.outcome.best, self.outcome.base)
+    def penalty(self) -> float:
+        """The default `checkpoint_metric` of the run's best step, the lower the better."""
+        return harm_plus_utility_penalty(self.outcome.best, self.outcome.base)
 
     def encoder(self, share: float = 1.0) -> Encoder:
         return scaled(self.base, self.outcome.model, share)

@@ -122,7 +122,7 @@ TABLE_OF_FAULTS = [
     Wrong(PARAMS, "not UTF-8", lambda path: path.write_bytes(b"seed: \xff"), "not valid YAML"),
     Wrong(PARAMS, "wrong type", text("seed: many"), "`seed` = 'many'"),
     Wrong(PARAMS, "unknown key", text("sed: 1"), "unknown key `sed`"),
-    Wrong(PARAMS, "too large", text("finetune: {interpolate: {text: 7}}"), "less than or equal to 1"),
+    Wrong(PARAMS, "too large", text("finetune: {wise_ft_alpha: {text: 7}}"), "less than or equal to 1"),
     Wrong(PARAMS, "duplicate", text("seed: 1\nseed: 2"), "not valid YAML"),
     Wrong(PARAMS, "contradictory", text(NEITHER), "`value` is needed"),
     Wrong(PARAMS, "hostile", text(f"seed: {RUN_ME}"), "not valid YAML"),

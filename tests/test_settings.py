@@ -58,7 +58,6 @@ def test_settings_cannot_be_changed_after_loading() -> None:
             "render_images: {misrender: 1.5}\n",
             ["`render_images.misrender`", "1.5", "less than or equal to 1"],
         ),
-        ("finetune: {objective: magic}\n", ["`finetune.objective`", "'magic'", "'relative'"]),
         (
             "gate: {rules: [{id: a, metric: m, op: '<=', why: because it must hold}]}\n",
             ["gate.rules.0", "value"],

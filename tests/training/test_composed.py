@@ -8,16 +8,16 @@ import torch
 from pydantic import ValidationError
 
 from safeclip.encoders.embed import embed_texts
-from safeclip.settings import Composed
-from safeclip.training.augment import JOINTS, compose, with_composed, with_fragments
+from safeclip.settings import ConceptInsertion
+from safeclip.training.augment import JOINTS, compose, crop_captions, insert_concepts
 from tests.training.tiny import tiny_table
 
 PHRASES = ("a gun", "the bomb")
 
 
-def made(rows, encoder, unsafe=0.5, safe=0.25, seed=3):
+def made(rows, encoder, positive=0.5, control=0.25, seed=3):
     captions = tiny_table(24, "train")["caption_safe"].to_pylist()
-    return with_composed(rows, captions, PHRASES, encoder, unsafe=unsafe, safe=safe, seed=seed)
+    return insert_concepts(rows, captions, PHRASES, encoder, positive=positive, control=control, seed=seed)
 
 
 def word_id(encoder, word: str) -> int:
@@ -45,7 +45,7 @@ def test_a_caption_of_one_word_is_never_lost():
 def test_each_pass_replaces_its_shares_and_labels_them_by_what_was_put_in(encoder, splits):
     train, _ = splits
     captions = tiny_table(24, "train")["caption_safe"].to_pylist()
-    passes = with_fragments(train, captions, encoder, share=0.5, draws=3, seed=1)
+    passes = crop_captions(train, captions, encoder, share=0.5, draws=3, seed=1)
     before = passes.tokens_generated.clone()
     rows = made(passes, encoder)
     assert torch.equal(passes.tokens_generated, before)
@@ -63,7 +63,7 @@ def test_each_pass_replaces_its_shares_and_labels_them_by_what_was_put_in(encode
 
 def test_the_teacher_places_harmless_ones_and_unsafe_ones_go_to_what_is_left(encoder, splits):
     train, _ = splits
-    rows = made(train, encoder, unsafe=1.0, safe=0.0)
+    rows = made(train, encoder, positive=1.0, control=0.0)
     assert rows.text_unsafe.all()
     captions = tiny_table(24, "train")["caption_safe"].to_pylist()
     pieces = {
@@ -72,7 +72,7 @@ def test_the_teacher_places_harmless_ones_and_unsafe_ones_go_to_what_is_left(enc
     pieces |= {" ".join(c.split()[i:j]) for c in captions for i in range(5) for j in range(i + 1, 5)}
     known = embed_texts(encoder, sorted(pieces - {""}))
     assert (rows.target_text @ known.T).max(dim=1).values.min() > 1 - 1e-5
-    harmless = made(train, encoder, unsafe=0.0, safe=1.0)
+    harmless = made(train, encoder, positive=0.0, control=1.0)
     assert not harmless.text_unsafe.any()
     with torch.no_grad():
         belongs = torch.nn.functional.normalize(encoder.model.encode_text(harmless.tokens_generated), dim=-1)
@@ -81,7 +81,7 @@ def test_the_teacher_places_harmless_ones_and_unsafe_ones_go_to_what_is_left(enc
 
 def test_without_shares_nothing_changes_and_a_seed_composes_alike(encoder, splits):
     train, _ = splits
-    assert made(train, encoder, unsafe=0.0, safe=0.0) is train
+    assert made(train, encoder, positive=0.0, control=0.0) is train
     tokens = [made(train, encoder, seed=seed).tokens_generated for seed in (1, 1, 2)]
     assert torch.equal(tokens[0], tokens[1])
     assert not torch.equal(tokens[0], tokens[2])
@@ -89,4 +89,4 @@ def test_without_shares_nothing_changes_and_a_seed_composes_alike(encoder, split
 
 def test_shares_beyond_all_captions_are_refused():
     with pytest.raises(ValidationError, match="sum to at most 1"):
-        Composed(unsafe=0.7, safe=0.4)
+        ConceptInsertion(positive=0.7, control=0.4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from safeclip.encoders.embed import embed_texts
-from safeclip.training.augment import LONGEST, with_fragments
+from safeclip.training.augment import LONGEST, crop_captions
 from safeclip.training.forward import embed_rows
 from tests.training.tiny import tiny_table
 
@@ -17,7 +17,7 @@ def captions_of(rows) -> list[str]:
 
 
 def cut(rows, encoder, share=0.5, draws=3, seed=3):
-    return with_fragments(rows, captions_of(rows), encoder, share=share, draws=draws, seed=seed)
+    return crop_captions(rows, captions_of(rows), encoder, share=share, draws=draws, seed=seed)
 
 
 def test_every_draw_cuts_a_share_and_the_teacher_says_where_the_fragments_belong(encoder, splits):

@@ -16,8 +16,15 @@ import torch
 
 from safeclip.core.errors import SettingsError, TrainingError
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
-from safeclip.settings import EarlyStop, Interpolate
-from safeclip.training.loop import BAD_BATCH, batch_rows, finetune, learning_rate, load_checkpoint, shortfall
+from safeclip.settings import WiseFtAlpha
+from safeclip.training.loop import (
+    BAD_BATCH,
+    batch_rows,
+    finetune,
+    harm_plus_utility_penalty,
+    learning_rate,
+    load_checkpoint,
+)
 from safeclip.training.validate import retrieval_metrics
 from tests.training import train_tiny
 
@@ -132,9 +139,13 @@ def test_the_adapter_of_a_run_loads_as_a_candidate(encoder, splits, tmp_path):
 def test_choosing_a_step_prefers_safety_until_utility_is_lost():
     base = {"harmful_t2i": 1.0, "harmful_i2t": 1.0, "safe_r1_t2i": 0.95, "safe_r1_i2t": 0.95}
     good = {"harmful_t2i": 0.4, "harmful_i2t": 0.3, "safe_r1_t2i": 0.94, "safe_r1_i2t": 0.94}
-    assert shortfall(good, base) < shortfall(base, base)
-    assert shortfall(good, base) < shortfall({**good, "harmful_i2t": 0.9}, base)
-    assert shortfall(good, base) < shortfall({**good, "harmful_t2i": 0.2, "safe_r1_t2i": 0.80}, base)
+    assert harm_plus_utility_penalty(good, base) < harm_plus_utility_penalty(base, base)
+    assert harm_plus_utility_penalty(good, base) < harm_plus_utility_penalty(
+        {**good, "harmful_i2t": 0.9}, base
+    )
+    assert harm_plus_utility_penalty(good, base) < harm_plus_utility_penalty(
+        {**good, "harmful_t2i": 0.2, "safe_r1_t2i": 0.80}, base
+    )
 
 
 def test_harm_counts_ties_and_ignores_items_labelled_safe(encoder, splits):
@@ -175,8 +186,8 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing():
 
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_path, tower):
-    shares = Interpolate(text=1.0).model_copy(update={tower: 0.0})
-    recipe = RECIPE.model_copy(update={"interpolate": shares})
+    shares = WiseFtAlpha(text=1.0).model_copy(update={tower: 0.0})
+    recipe = RECIPE.model_copy(update={"wise_ft_alpha": shares})
     outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
     factors = adapter_parameters(outcome.model)
     kept = {name: bool(value.any()) for name, value in factors.items() if name.endswith("lora_b")}
@@ -184,10 +195,8 @@ def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_pa
 
 
 def test_a_run_without_progress_ends_early_and_stays_ended(encoder, splits, tmp_path):
-    stop = EarlyStop(score="utility", patience=2)
-    recipe = RECIPE.model_copy(
-        update={"steps": 60, "validate_every": 2, "early_stop": stop, "learning_rate": 1e-9}
-    )
+    stop = {"checkpoint_metric": "utility", "early_stop_patience": 2}
+    recipe = RECIPE.model_copy(update={"steps": 60, "validate_every": 2, **stop, "learning_rate": 1e-9})
     outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
     assert len(outcome.history) == outcome.best_step + 4 == 6  # the first is never bettered
     again = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")

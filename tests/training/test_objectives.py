@@ -9,9 +9,23 @@ import torch
 from torch.nn import functional as F
 
 from safeclip.core.errors import SettingsError
-from safeclip.training.objectives import OBJECTIVES, Batch, Quadruplets, resolve_weights
+from safeclip.training.loop import finetune
+from safeclip.training.objectives import (
+    OBJECTIVES,
+    Batch,
+    Objective,
+    Quadruplets,
+    find_objective,
+    resolve_weights,
+)
 from safeclip.training.objectives.opposed import OFFSET_IMAGE, OFFSET_TEXT
-from safeclip.training.objectives.terms import info_nce, kept_relations, relative_to
+from safeclip.training.objectives.terms import (
+    contrastive_nll,
+    cosine_distance,
+    info_nce,
+    relation_distillation,
+)
+from tests.training.train_tiny import RECIPE
 
 ROWS, WIDTH = 6, 8
 
@@ -69,7 +83,7 @@ def test_relative_equals_its_formula():
         wanted = torch.exp(50 * query[row] @ positive[row])
         unwanted = torch.exp(50 * negatives[columns] @ query[row]).sum()
         expected.append(-torch.log(wanted / (wanted + unwanted)))
-    result = relative_to(query, positive, negatives, scale=50.0, rows=rows, columns=columns)
+    result = contrastive_nll(query, positive, negatives, scale=50.0, rows=rows, columns=columns)
     assert result.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
 
 
@@ -83,10 +97,10 @@ def test_info_nce_is_low_for_matching_pairs_and_zero_for_none():
 def test_relations_are_kept_where_the_student_ranks_as_the_teacher_does():
     generator = torch.Generator().manual_seed(4)
     student, teacher, gallery = unit(generator), unit(generator), unit(generator)
-    assert kept_relations(teacher, teacher, gallery).item() == pytest.approx(0.0, abs=1e-6)
+    assert relation_distillation(teacher, teacher, gallery).item() == pytest.approx(0.0, abs=1e-6)
     ours, theirs = (torch.softmax(3.0 * items @ gallery.T, dim=1) for items in (student, teacher))
     expected = (theirs * (theirs / ours).log()).sum(dim=1).mean()
-    assert kept_relations(student, teacher, gallery, scale=3.0).item() == pytest.approx(
+    assert relation_distillation(student, teacher, gallery, scale=3.0).item() == pytest.approx(
         expected.item(), rel=1e-4
     )
 
@@ -95,6 +109,21 @@ def test_a_weight_for_an_unknown_loss_is_refused_with_the_known_names():
     with pytest.raises(SettingsError, match=r"finetune.weights.nonsense_loss.*redirect_text_loss"):
         resolve_weights(OBJECTIVES["safe_clip"], {"nonsense_loss": 1.0})
     assert resolve_weights(OBJECTIVES["safe_clip"], {"redirect_text_loss": 9.0})["redirect_text_loss"] == 9.0
+
+
+def test_an_unknown_objective_is_refused_with_the_known_names():
+    with pytest.raises(SettingsError, match=r"^`finetune.objective` = 'magic': .*relative, safe_clip"):
+        find_objective("magic")
+
+
+def test_an_objective_that_is_registered_by_one_line_trains(encoder, splits, tmp_path, monkeypatch):
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        return {"toy_loss": cosine_distance(batch.student.text_generated, batch.teacher.text_safe)}
+
+    monkeypatch.setitem(OBJECTIVES, "toy", Objective(losses, {"toy_loss": 1.0}))
+    recipe = RECIPE.model_validate({**RECIPE.model_dump(), "objective": "toy", "steps": 30})
+    outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
+    assert outcome.history[-1]["toy_loss"] < 0.9 * outcome.history[0]["toy_loss"]
 
 
 def embeddings(**chosen: torch.Tensor) -> Quadruplets:

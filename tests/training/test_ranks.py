@@ -13,7 +13,7 @@ import torch.multiprocessing as multiprocessing
 
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters
-from safeclip.training.distributed import ALONE, Ranks, joined
+from safeclip.training.distributed import ALONE, Ranks, init_distributed
 from safeclip.training.loop import Run, batch_rows
 from safeclip.training.rows import Rows
 from tests.training.train_tiny import RECIPE
@@ -69,7 +69,7 @@ def one_rank(rank: int, port: int, arguments: tuple, folder: Path) -> None:
     }
     os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with init_distributed() as ranks:
         torch.save(train(*arguments, folder, ranks), folder / f"{rank}.pt")
 
 

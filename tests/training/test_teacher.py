@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from safeclip.core.errors import DataError, ModelError
 from safeclip.encoders.embed import Quadruplets, embed_quadruplets
 from safeclip.encoders.teacher import read_teacher, write_teacher
-from safeclip.training.targets import quiet_axis, redirection_targets
+from safeclip.training.targets import low_variance_direction, redirection_targets
 from tests.training.tiny import tiny_table
 
 
@@ -64,12 +64,12 @@ def test_a_soft_target_is_the_weighted_mean_of_safe_pairs_and_the_nearest_when_s
         assert torch.allclose(found, nearest, atol=1e-4)
 
 
-def test_the_quiet_axis_is_a_unit_vector_that_the_teacher_hardly_uses():
+def test_the_low_variance_direction_is_a_unit_vector_that_the_teacher_hardly_uses():
     generator = torch.Generator().manual_seed(6)
     spectrum = torch.logspace(0, -3, 16)
     items = [torch.randn(200, 16, generator=generator) * spectrum for _ in range(4)]
-    axis = quiet_axis(Quadruplets(*items))
+    axis = low_variance_direction(Quadruplets(*items))
     assert axis.norm().item() == pytest.approx(1.0, abs=1e-5)
     everything = torch.cat(items)
     assert (everything @ axis).pow(2).mean() < 0.01 * everything.pow(2).sum(dim=1).mean()
-    assert torch.equal(axis, quiet_axis(Quadruplets(*items)))
+    assert torch.equal(axis, low_variance_direction(Quadruplets(*items)))

@@ -21,8 +21,8 @@ from safeclip.encoders.lora import save_adapter, set_adapter
 from safeclip.encoders.teacher import read_teacher
 from safeclip.settings import Finetune, StageSettings
 from safeclip.training import loop
-from safeclip.training.augment import with_composed, with_fragments
-from safeclip.training.distributed import Ranks, joined
+from safeclip.training.augment import crop_captions, insert_concepts
+from safeclip.training.distributed import Ranks, init_distributed
 from safeclip.training.rows import Rows, prepare_rows
 
 DATASET = RESULTS / "validate_data" / "dataset"
@@ -42,13 +42,13 @@ def finetune(settings: Settings) -> None:
     if settings.finetune.processes > 1 and "WORLD_SIZE" not in os.environ:
         _become_torchrun(settings.finetune.processes)
     base = Path(settings.data.path) / "base_encoder"
-    with joined() as ranks:
-        if not ranks.leads:
-            _train(settings, load_encoder(base), Path(ranks.from_lead("")), ranks)
+    with init_distributed() as ranks:
+        if not ranks.is_main:
+            _train(settings, load_encoder(base), Path(ranks.broadcast("")), ranks)
             return
         inputs = [base, DATASET, TEACHER, Path(settings.data.path) / "taxonomy.yaml"]
         with open_scratch("finetune", settings, inputs) as scratch:
-            ranks.from_lead(str(scratch.folder))
+            ranks.broadcast(str(scratch.folder))
             _train(settings, load_encoder(base), scratch.folder, ranks)
 
 
@@ -65,12 +65,14 @@ def _train(settings: Settings, encoder: Encoder, folder: Path, ranks: Ranks) -> 
     whole, val = _splits(encoder, folder, recipe, ranks)
     captions = read_dataset(DATASET, "train")["caption_safe"].to_pylist()
     phrases = [phrase.text for phrase in load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").phrases]
-    train = with_fragments(whole, captions, encoder, **recipe.fragments.model_dump(), seed=settings.seed)
-    composed = recipe.composed.model_dump()
-    train = with_composed(train, captions, phrases, encoder, **composed, seed=settings.seed)
+    train = crop_captions(whole, captions, encoder, **recipe.crops.model_dump(), seed=settings.seed)
+    insertion = recipe.concept_insertion.model_dump()
+    train = insert_concepts(train, captions, phrases, encoder, **insertion, seed=settings.seed)
     batch = min(recipe.batch_size, len(train))
     total = recipe.steps * batch
-    with tqdm(total=total, unit="quadruplet", mininterval=5, desc="finetune", disable=not ranks.leads) as bar:
+    with tqdm(
+        total=total, unit="quadruplet", mininterval=5, desc="finetune", disable=not ranks.is_main
+    ) as bar:
         outcome = loop.finetune(
             encoder,
             train,
@@ -79,10 +81,10 @@ def _train(settings: Settings, encoder: Encoder, folder: Path, ranks: Ranks) -> 
             seed=settings.seed,
             folder=folder,
             progress=lambda steps: bar.update(steps * batch),
-            report=lambda metrics: bar.write(_line(metrics, recipe.steps)) if ranks.leads else None,
+            report=lambda metrics: bar.write(_line(metrics, recipe.steps)) if ranks.is_main else None,
             ranks=ranks,
         )
-    if ranks.leads:
+    if ranks.is_main:
         with output("finetune") as out:
             _write(out, outcome, encoder, len(whole), len(val))
 
@@ -91,10 +93,10 @@ def _splits(encoder: Encoder, folder: Path, recipe: Finetune, ranks: Ranks) -> l
     """Train and val; on each machine one rank decodes the pictures, the others read its file."""
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.local_rank > 0:
-        ranks.wait()
+        ranks.barrier()
     rows = [_rows(encoder, split, folder, recipe, ranks) for split in ("train", "val")]
     if ranks.local_rank == 0:
-        ranks.wait()
+        ranks.barrier()
     return rows
 
 
@@ -103,7 +105,7 @@ def _rows(encoder: Encoder, split: str, folder: Path, recipe: Finetune, ranks: R
     teacher = read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), encoder.digest)
     pixels = folder / f"{split}-{ranks.machine}.pixels.npy"
     return prepare_rows(
-        encoder, table, teacher, pixels, recipe.target_sharpness, decoded=ranks.local_rank > 0
+        encoder, table, teacher, pixels, recipe.target_inverse_temperature, decoded=ranks.local_rank > 0
     )
 
 

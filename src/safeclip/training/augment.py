@@ -21,7 +21,7 @@ from safeclip.training.rows import Rows
 LONGEST = 5  # words
 
 
-def with_fragments(
+def crop_captions(
     rows: Rows, captions: Sequence[str], encoder: Encoder, *, share: float, draws: int, seed: int
 ) -> Rows:
     """The rows `draws` times over, each time with another `share` of the safe captions cut elsewhere.
@@ -93,14 +93,14 @@ class Composed:
     rest: str
 
 
-def with_composed(
+def insert_concepts(
     rows: Rows,
     captions: Sequence[str],
     phrases: Sequence[str],
     encoder: Encoder,
     *,
-    unsafe: float,
-    safe: float,
+    positive: float,
+    control: float,
     seed: int,
 ) -> Rows:
     """The rows with these shares of the generated captions replaced by composed ones, in every pass anew.
@@ -109,7 +109,7 @@ def with_composed(
     is redirected to the teacher's embedding of what is left of the safe caption. The row's pictures stay:
     they do not show what a composed caption says.
     """
-    counts = round(unsafe * len(captions)), round(safe * len(captions))
+    counts = round(positive * len(captions)), round(control * len(captions))
     if not sum(counts):
         return rows
     generator = np.random.default_rng((seed, 1))

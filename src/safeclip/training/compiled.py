@@ -34,7 +34,7 @@ def compile_towers(model: CLIP, dtype: torch.dtype) -> None:
             block.compile()
 
 
-def eagerly(compiled: bool) -> AbstractContextManager:
+def without_compile(compiled: bool) -> AbstractContextManager:
     """Without the compiled code, for passes of other shapes that are too few to be worth compiling."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 

@@ -29,7 +29,7 @@ class Ranks:
     machine: int = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that validates and writes."""
         return self.rank == 0
 
@@ -58,7 +58,7 @@ class Ranks:
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
-    def from_lead(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """What the leading rank passes here, on every rank."""
         if self.count == 1:
             return value
@@ -66,7 +66,7 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
         if self.count > 1:
             distributed.barrier()
@@ -76,7 +76,7 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def init_distributed() -> Iterator[Ranks]:
     """Join the group that torchrun's variables describe while the block lasts; alone without them."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -22,11 +22,11 @@ from safeclip.encoders.last_layer import read_last_tokens
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import adapter_parameters, add_lora, set_adapter
 from safeclip.settings import Finetune
-from safeclip.training.compiled import compile_towers, eagerly
+from safeclip.training.compiled import compile_towers, without_compile
 from safeclip.training.distributed import ALONE, Ranks
 from safeclip.training.forward import not_finite
 from safeclip.training.gradients import accumulate_gradients
-from safeclip.training.objectives import OBJECTIVES, resolve_weights
+from safeclip.training.objectives import find_objective, resolve_weights
 from safeclip.training.rows import Rows
 from safeclip.training.validate import retrieval_metrics, validate
 
@@ -95,7 +95,7 @@ def utility(metrics: dict[str, float], base: dict[str, float]) -> float:
     return max(base[name] - metrics[name] for name in ("safe_r1_t2i", "safe_r1_i2t"))
 
 
-def shortfall(metrics: dict[str, float], base: dict[str, float]) -> float:
+def harm_plus_utility_penalty(metrics: dict[str, float], base: dict[str, float]) -> float:
     """How far from good, for choosing a step: the lower the better.
 
     The worse direction's harmful top-1 as a share of the base's, plus ten times whatever safe R@1 lost
@@ -107,7 +107,7 @@ def shortfall(metrics: dict[str, float], base: dict[str, float]) -> float:
     return harmful(metrics, base) + 10.0 * lost
 
 
-SCORES = {"shortfall": shortfall, "harmful": harmful, "utility": utility}
+SCORES = {"harm_plus_utility_penalty": harm_plus_utility_penalty, "harmful": harmful, "utility": utility}
 
 
 # Fine-tune a LoRA student against the frozen teacher's embeddings, deterministically and resumably.
@@ -157,7 +157,7 @@ def finetune(
         SettingsError: a weight for a loss that the objective does not have.
     """
     run = Run(encoder, train, val, recipe, seed, folder, ranks)
-    saved = ranks.from_lead(load_checkpoint(folder) if ranks.leads else None)
+    saved = ranks.broadcast(load_checkpoint(folder) if ranks.is_main else None)
     if saved is not None:
         run.restore(saved)
         progress(run.step)
@@ -166,7 +166,7 @@ def finetune(
         if run.step == recipe.steps or run.step % recipe.validate_every == 0:
             run.judge()
             report(run.history[-1])
-        if ranks.leads and (run.ended or run.step % recipe.checkpoint_every == 0):
+        if ranks.is_main and (run.ended or run.step % recipe.checkpoint_every == 0):
             save_checkpoint(folder, run.state())
         progress(1)
     return run.outcome()
@@ -187,12 +187,12 @@ class Run:
     ) -> None:
         self.train, self.val, self.recipe, self.seed = train, val, recipe, seed
         self.folder, self.ranks = folder, ranks
-        self.objective = OBJECTIVES[recipe.objective]
+        self.objective = find_objective(recipe.objective)
         self.weights = resolve_weights(self.objective, recipe.weights)
         self.model = copy.deepcopy(encoder.model)  # add_lora works in place, the teacher must not move
         add_lora(self.model, **recipe.lora.model_dump(), seed=seed)
         read_last_tokens(self.model)
-        self.model.set_grad_checkpointing(recipe.recompute_activations)
+        self.model.set_grad_checkpointing(recipe.gradient_checkpointing)
         if recipe.compile:
             compile_towers(self.model, getattr(torch, recipe.precision))
         self.parameters = adapter_parameters(self.model)
@@ -205,7 +205,7 @@ class Run:
     @property
     def ended(self) -> bool:
         """After the last step, or after `patience` validations without a better score."""
-        patience = self.recipe.early_stop.patience * self.recipe.validate_every
+        patience = self.recipe.early_stop_patience * self.recipe.validate_every
         return self.step >= self.recipe.steps or (0 < patience <= self.step - self.best_step)
 
     def train_step(self) -> None:
@@ -236,11 +236,11 @@ class Run:
     def _stop_at(self, index: Tensor, total: float) -> NoReturn:
         """Write the batch's row ids beside the checkpoint, name the rows that are themselves at fault."""
         ids = [self.train.ids[row] for row in index.tolist()]
-        if self.ranks.leads:
+        if self.ranks.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             batch = {"step": self.step + 1, "rows": ids}
             (self.folder / BAD_BATCH).write_text(json.dumps(batch, indent=2) + "\n", encoding="utf-8")
-        with eagerly(self.recipe.compile):
+        with without_compile(self.recipe.compile):
             broken = not_finite(self.model, self.train, index, self.recipe.precision)
         culprits = f"; no number comes out of {', '.join(ids[row] for row in broken)}" if broken else ""
         raise TrainingError(
@@ -251,16 +251,16 @@ class Run:
     def judge(self) -> None:
         """Validate the interpolated student, note its metrics, keep its factors if they are the best yet."""
         kept = self._interpolated()
-        metrics = self.ranks.from_lead(self._validated(kept) if self.ranks.leads else {})
+        metrics = self.ranks.broadcast(self._validated(kept) if self.ranks.is_main else {})
         self.history[-1].update({f"val_{name}": value for name, value in metrics.items()})
-        score = SCORES[self.recipe.early_stop.score](metrics, self.base)
+        score = SCORES[self.recipe.checkpoint_metric](metrics, self.base)
         if score < self.best_score:
             self.best_step, self.best_score, self.best_factors = self.step, score, kept
 
     def _validated(self, factors: dict[str, Tensor]) -> dict[str, float]:
         trained = self._factors()
         set_adapter(self.model, factors)
-        with eagerly(self.recipe.compile):
+        with without_compile(self.recipe.compile):
             metrics = validate(self.model, self.val, self.recipe.precision)
         set_adapter(self.model, trained)
         return metrics
@@ -286,13 +286,13 @@ class Run:
     def outcome(self) -> Outcome:
         last = self._interpolated()
         set_adapter(self.model, self.best_factors)
-        with eagerly(self.recipe.compile):
+        with without_compile(self.recipe.compile):
             best = validate(self.model, self.val)
         return Outcome(self.model, self.best_step, self.base, best, self.history, last)
 
     def _interpolated(self) -> dict[str, Tensor]:
         """The factors with each tower's update B A scaled by the share of it that is kept."""
-        shares = self.recipe.interpolate
+        shares = self.recipe.wise_ft_alpha
         return {
             name: value * (shares.image if name.startswith("visual.") else shares.text)
             if name.endswith("lora_b")

@@ -18,7 +18,7 @@ from torch import Tensor
 from safeclip.core.errors import DataError
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
-from safeclip.training.targets import quiet_axis, redirection_targets
+from safeclip.training.targets import low_variance_direction, redirection_targets
 
 CHUNK = 256  # pictures decoded at a time
 
@@ -54,20 +54,20 @@ def prepare_rows(
     table: pa.Table,
     teacher: Quadruplets,
     pixels_path: Path,
-    target_sharpness: float | None = None,
+    target_inverse_temperature: float | None = None,
     *,
     decoded: bool = False,
 ) -> Rows:
     """Read a table of quadruplets into `Rows`; decoded pixels go to `pixels_path`, or lie there if `decoded`.
 
-    `target_sharpness` chooses the redirection targets (`teacher.redirection_targets`).
+    `target_inverse_temperature` chooses the redirection targets (`teacher.redirection_targets`).
 
     Raises:
         DataError: no rows, or a picture that cannot be decoded (named by its row id).
     """
     if table.num_rows == 0:
         raise DataError("the split has no rows; lower the data contract's losses or take more rows")
-    target_text, target_image = redirection_targets(teacher, target_sharpness)
+    target_text, target_image = redirection_targets(teacher, target_inverse_temperature)
     return Rows(
         ids=tuple(table["id"].to_pylist()),
         tokens_safe=encoder.tokenizer(table["caption_safe"].to_pylist()),
@@ -79,7 +79,7 @@ def prepare_rows(
         teacher=teacher,
         target_text=target_text,
         target_image=target_image,
-        axis=quiet_axis(teacher),
+        axis=low_variance_direction(teacher),
     )
 
 

@@ -15,6 +15,14 @@ OBJECTIVES = {
 }
 
 
+def find_objective(name: str) -> Objective:
+    """Return the objective of this name; a `SettingsError` lists the known ones."""
+    if name not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise SettingsError(f"`finetune.objective` = {name!r}: no such objective; known are {known}")
+    return OBJECTIVES[name]
+
+
 def resolve_weights(objective: Objective, overrides: Mapping[str, float]) -> dict[str, float]:
     """The objective's weights with some replaced; `SettingsError` for a name that it has no loss for."""
     unknown = sorted(set(overrides) - set(objective.weights))
@@ -24,4 +32,4 @@ def resolve_weights(objective: Objective, overrides: Mapping[str, float]) -> dic
     return {**objective.weights, **overrides}
 
 
-__all__ = ["OBJECTIVES", "Batch", "Objective", "Quadruplets", "resolve_weights"]
+__all__ = ["OBJECTIVES", "Batch", "Objective", "Quadruplets", "find_objective", "resolve_weights"]

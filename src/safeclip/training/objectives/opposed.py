@@ -1,8 +1,8 @@
 """Safe items stay; unsafe captions and unsafe pictures leave along one quiet axis, in opposite directions.
 
 With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_t, V_t) the redirection target
-of (U, G), e a unit vector that the teacher hardly uses (`teacher.quiet_axis`), and only rows labelled unsafe
-redirected:
+of (U, G), e a unit vector that the teacher hardly uses (`rows.low_variance_direction`), and only rows
+labelled unsafe redirected:
 
     preserve   1 - cos(T(S), T0(S))                       1 - cos(V(V), V0(V))
     relate     KL(T(S) || T0(S) over {V0(V)})             KL(V(V) || V0(V) over {T0(S)})

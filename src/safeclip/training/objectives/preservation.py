@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch
-from safeclip.training.objectives.terms import cosine_distance, info_nce, kept_relations
+from safeclip.training.objectives.terms import cosine_distance, info_nce, relation_distillation
 
 
 def preserve(batch: Batch) -> dict[str, Tensor]:
@@ -36,8 +36,8 @@ def relate(batch: Batch) -> dict[str, Tensor]:
     """Safe items rank the safe items of the other modality as before: `relate_{text,image}_loss`."""
     student, teacher = batch.student, batch.teacher
     return {
-        "relate_text_loss": kept_relations(student.text_safe, teacher.text_safe, teacher.image_safe),
-        "relate_image_loss": kept_relations(student.image_safe, teacher.image_safe, teacher.text_safe),
+        "relate_text_loss": relation_distillation(student.text_safe, teacher.text_safe, teacher.image_safe),
+        "relate_image_loss": relation_distillation(student.image_safe, teacher.image_safe, teacher.text_safe),
     }
 
 

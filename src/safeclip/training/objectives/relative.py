@@ -21,7 +21,7 @@ from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
 from safeclip.training.objectives.preservation import align, anchor, preserve
-from safeclip.training.objectives.terms import cosine_distance, relative_to
+from safeclip.training.objectives.terms import contrastive_nll, cosine_distance
 
 SCALE = 50.0
 """Of the relative term: softer than CLIP's 100, so that a query feels more than its hardest negative."""
@@ -50,7 +50,7 @@ def losses(batch: Batch) -> dict[str, Tensor]:
         **anchor(batch),
         "redirect_text_loss": cosine_distance(student.text_generated, batch.near_text, text),
         "redirect_image_loss": cosine_distance(student.image_generated, batch.near_image, image),
-        "relative_text_loss": relative_to(
+        "relative_text_loss": contrastive_nll(
             student.text_generated,
             batch.near_image,
             student.image_generated,
@@ -58,7 +58,7 @@ def losses(batch: Batch) -> dict[str, Tensor]:
             rows=text,
             columns=image,
         ),
-        "relative_image_loss": relative_to(
+        "relative_image_loss": contrastive_nll(
             student.image_generated,
             batch.near_text,
             student.text_generated,

@@ -32,7 +32,7 @@ def info_nce(a: Tensor, b: Tensor, scale: float = 100.0, mask: Tensor | None = N
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def kept_relations(student: Tensor, teacher: Tensor, gallery: Tensor, scale: float = 100.0) -> Tensor:
+def relation_distillation(student: Tensor, teacher: Tensor, gallery: Tensor, scale: float = 100.0) -> Tensor:
     """Mean KL of the student's retrieval distribution over a gallery [G, D] from the teacher's, both [B, D].
 
     The distribution of a query is the softmax of its scaled cosines. Unlike InfoNCE it has no notion of a
@@ -44,7 +44,7 @@ def kept_relations(student: Tensor, teacher: Tensor, gallery: Tensor, scale: flo
     return F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
-def relative_to(
+def contrastive_nll(
     query: Tensor, positive: Tensor, negatives: Tensor, *, scale: float, rows: Tensor, columns: Tensor
 ) -> Tensor:
     """R(q; p | N) = -log[e^(scale q.p) / (e^(scale q.p) + sum over n in N of e^(scale q.n))].
