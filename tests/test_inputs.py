@@ -143,7 +143,7 @@ TABLE_OF_FAULTS = [
     Wrong(SAFE, "unknown split", lines(ROW | {"split": "dev"}), "captions.jsonl:1: `split`"),
     Wrong(SAFE, "too large", lines(ROW | {"caption": "x" * 1001}), "captions.jsonl:1: `caption`"),
     Wrong(SAFE, "duplicate", lines(ROW, ROW), "captions.jsonl:2: id 'a' stands twice"),
-    Wrong(SAFE, "no picture", lines(ROW | {"image": "b.png"}), "a: image 'b.png' cannot be read"),
+    Wrong(SAFE, "no image", lines(ROW | {"image": "b.png"}), "a: image 'b.png' cannot be read"),
     Wrong(SAFE, "path out", lines(ROW | {"image": "../../x"}), "image '../../x' is outside the data folder"),
     Wrong(SAFE, "link out", link_out, "a: image 'a.png' is outside the data folder"),
     Wrong(PAIRS, "missing", gone, "cannot be read; pull the data folder"),
