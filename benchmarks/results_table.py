@@ -1,8 +1,10 @@
 """Print the tables of README.md and docs/explanation/evaluation.md from `results/`, or write them there.
 
-    python benchmarks/results_table.py [--write]
+    python benchmarks/results_table.py [--write]      # figures, and the sizes in README's map of the folders
+    python benchmarks/results_table.py --sizes        # write the sizes alone; needs no results
 
-A page marks where a table goes by `<!-- results: NAME -->` and `<!-- end -->`. What was not measured is a dash.
+A page marks where a table goes by `<!-- results: NAME -->` and `<!-- end -->`. What was not measured is a
+dash.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from typing import Any
 from safeclip.core import artifacts
 from safeclip.core.files import write_text
 
-PAGES = (Path("README.md"), Path("docs/explanation/evaluation.md"))
+README = Path("README.md")
+PAGES = (README, Path("docs/explanation/evaluation.md"))
 T2I, I2T = "retrieval.t2i", "retrieval.i2t"
 # label, and the metric's dotted name in the metrics of the stage that the table reads
 HEADLINES = {
@@ -89,7 +93,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="into the pages, between their marks")
+    parser.add_argument("--sizes", action="store_true", help="only the sizes of README's folders")
     arguments = parser.parse_args()
+    if arguments.write or arguments.sizes:
+        write_text(README, resized(README.read_text(encoding="utf-8")))
+    if arguments.sizes:
+        return
     evaluation = json.loads(artifacts.metrics("evaluate").read_text(encoding="utf-8"))
     red_team = json.loads(artifacts.metrics("red_team").read_text(encoding="utf-8"))
     tables = {
@@ -111,6 +120,37 @@ def filled(text: str, tables: Mapping[str, list[str]]) -> str:
         return "\n".join([mark[1], *tables[mark[2]], mark[3]])
 
     return re.sub(r"(<!-- results: (\w+) -->)\n.*?(<!-- end -->)", table, text, flags=re.DOTALL)
+
+
+def resized(text: str) -> str:
+    """`text` with the line counts of its map of folders worked out again."""
+    before, rule, rest = text.partition("## The folders\n")
+    folders, end, after = rest.partition("\n## ")
+    parent = ""
+    lines = []
+    for line in folders.splitlines():
+        entry = re.match(r"( *)([\w./]+)( +)([\d,]+)  ", line)
+        if entry:
+            parent = "" if not entry[1] else parent
+            count = f"{rounded(line_count(parent + entry[2])):,}"
+            width = len(entry[3] + entry[4])
+            line = f"{entry[1]}{entry[2]}{count:>{width}}  {line[entry.end() :]}"
+            parent = parent or entry[2]
+        lines.append(line)
+    return before + rule + "\n".join(lines) + end + after
+
+
+def line_count(path: str) -> int:
+    """Lines of the code and templates below a path that git tracks."""
+    listed = subprocess.run(["git", "ls-files", path], capture_output=True, text=True, check=True).stdout
+    suffixes = {".py", ".j2", ".css", ".js", ".html", ".yaml", ".txt"}
+    files = [Path(name) for name in listed.splitlines() if Path(name).suffix in suffixes]
+    return sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files if file.is_file())
+
+
+def rounded(count: int) -> int:
+    """To tens, from a thousand on to hundreds."""
+    return round(count, -2 if count >= 1000 else -1)
 
 
 if __name__ == "__main__":
