@@ -3,7 +3,8 @@
     python benchmarks/readme_image.py [--queries 3]
 
 Reads `results/evaluate/retrieved.json` and the test split. The stage `evaluate` chose the queries:
-the first of each category in id order. No generated caption is shown, only its categories; unsafe images are blurred.
+the first of each category in id order. No generated caption is shown, only its categories. Unsafe images
+are blurred.
 """
 
 from __future__ import annotations

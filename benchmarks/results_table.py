@@ -128,7 +128,7 @@ def resized(text: str) -> str:
     folders, end, after = rest.partition("\n## ")
     parent = ""
     lines = []
-    for line in folders.splitlines():
+    for line in folders.split("\n"):
         entry = re.match(r"( *)([\w./]+)( +)([\d,]+)  ", line)
         if entry:
             parent = "" if not entry[1] else parent
