@@ -144,7 +144,7 @@ def preferred_here(settings: Settings, sft: Path) -> Path:
     key = hashlib.sha256(f"{own.model_dump_json()}{folder_digest(sft)}".encode()).hexdigest()[:12]
     folder = WORK / f"dpo-{key}"
     if not (folder / "adapter").exists():
-        print(f"DPO with {own.captions} captions, {own.candidates} rewrites each", flush=True)
+        print(f"DPO with {own.captions} captions, {own.draws} rewrites each", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Scratch("rewriters", folder)
         base = model_folder(settings.tune_rewriter.model)

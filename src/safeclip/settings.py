@@ -101,7 +101,7 @@ class Preference(Section):
     """DPO after SFT: rewrites are drawn from the tuned model, ranked by a reward, learned from in pairs."""
 
     captions: Positive = 300  # safe captions of the train split
-    candidates: Annotated[int, Field(ge=2)] = 6  # rewrites drawn for each
+    draws: Annotated[int, Field(ge=2)] = 6  # rewrites drawn for each
     temperature: Rate = 1.0  # of these draws
     margin: Share = 0.4  # of reward between the better and the worse rewrite
     beta: Rate = 0.1  # how dear it is to leave what SFT learned
@@ -140,9 +140,9 @@ class Vllm(Section):
     environment: str = ".venv-vllm"  # made by `make vllm`
     arguments: tuple[str, ...] = ()  # further ones of the server that is started
     start_seconds: Rate = 600.0  # to load the model
-    in_flight: Positive = 64  # requests under way at once, a worker
-    answer_seconds: Rate = 120.0  # in which some request must be answered
-    attempts: Positive = 5  # a request
+    max_concurrency: Positive = 64  # requests under way at once, a worker
+    request_timeout_s: Rate = 120.0  # in which some request must be answered
+    max_attempts: Positive = 5  # a request
 
 
 # The section `rewrite_captions` of params.yaml.
@@ -160,7 +160,7 @@ class RewriteCaptions(Section):
     nearest_concepts: Positive = 50  # candidates under the base encoder
     category_balance: Share = 0.0  # share of rows that draw a category first; the others draw a phrase
     vllm: Vllm = Vllm()
-    max_lost: Share = 0.2  # larger share of quarantined and destroyed rows stops the stage
+    max_dropped_share: Share = 0.2  # larger share of quarantined and destroyed rows stops the stage
 
 
 # A text-to-image pipeline of diffusers and how it is run; part of `render_images` and of `generate`.
@@ -189,7 +189,7 @@ class RenderImages(Section):
     image_size: Positive = 64
     misrender: Share = 0.1  # picturebook: share of generated pictures that miss what the caption asks
     shard_rows: Positive = 1000
-    max_lost: Share = 0.2  # larger share of quarantined rows stops the stage
+    max_dropped_share: Share = 0.2  # larger share of quarantined rows stops the stage
     diffusers: Diffusers = Diffusers()
 
 
@@ -201,7 +201,7 @@ class _Labeller(Section):
 
     threshold: Share | None = None  # fixed; by recall if null
     recall: Share = 0.97  # of the unsafe items of the calibration set that the threshold must find
-    decides: bool = True  # False: scored and compared with the others, but its word does not count
+    votes: bool = True  # False: scored and compared with the others, without a say
 
 
 class Ngrams(_Labeller):
@@ -219,22 +219,31 @@ class TextClassifier(_Labeller):
     batch_size: Positive = 32
 
 
-class JudgeVllm(Vllm):
-    """As of rewrite_captions; a server of ours serves the judge's `model` under the name given here."""
+class LlmVllm(Vllm):
+    """As of rewrite_captions; `model` is the name under which a started server serves the labeller."""
 
-    model: str = "judge"
+    model: str = "labeller"
 
 
-class Judge(_Labeller):
+class Llm(_Labeller):
     """A language model that is asked yes or no."""
 
-    kind: Literal["judge"]
+    kind: Literal["llm"]
     model: str = "smollm2-135m"  # or a transformers name or folder
     engine: Literal["transformers", "vllm"] = "transformers"
-    vllm: JudgeVllm = JudgeVllm()
-    max_lost: Share = 0.02  # larger share of captions without an answer stops the stage
+    vllm: LlmVllm = LlmVllm()
+    max_dropped_share: Share = 0.02  # larger share of captions without an answer stops the stage
     batch_size: Positive = 32
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+
+class CustomLabeller(_Labeller):
+    """Any other labeller: a class, called as `Class(data_folder, **options)`, that has `score(items)`."""
+
+    kind: Literal["custom"]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # in metrics.json
+    labeller: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # import path, `package.module:Class`
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Glyphs(_Labeller):
@@ -244,7 +253,7 @@ class Glyphs(_Labeller):
     model: str | None = None  # a file; glyph_classifier.safetensors of the data folder if null
 
 
-class Prompts(_Labeller):
+class ClipPrompts(_Labeller):
     """A frozen CLIP between safe and unsafe prompts, as Q16 has them."""
 
     kind: Literal["prompts"]
@@ -267,8 +276,8 @@ class Nudity(_Labeller):
     )  # the detector's classes that count as unsafe
 
 
-TextLabelling = Annotated[Ngrams | TextClassifier | Judge, Field(discriminator="kind")]
-ImageLabelling = Annotated[Glyphs | Prompts | Nudity, Field(discriminator="kind")]
+TextLabelling = Annotated[Ngrams | TextClassifier | Llm | CustomLabeller, Field(discriminator="kind")]
+ImageLabelling = Annotated[Glyphs | ClipPrompts | Nudity | CustomLabeller, Field(discriminator="kind")]
 
 
 class LabelSafety(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from safeclip.labels.text import NgramTextLabeller, parts_of, put_in
+from safeclip.labels.text import NgramTextLabeller, insert_phrases, phrase_variants
 from tests.labels.material import PAIRS, PHRASES, TRAIN, UNSEEN, rewritten
 
 
@@ -36,11 +36,11 @@ def test_scores_are_float32_probabilities_and_repeat(labeller: NgramTextLabeller
 
 def test_parts_leave_out_places_and_harmless_words() -> None:
     phrases = ["a raid by bandits", "spying eyes at a window", "a vampire with blood", "a hate sign"]
-    assert parts_of(phrases) == ["bandits", "blood", "hate sign", "spying eyes", "vampire"]
+    assert phrase_variants(phrases) == ["bandits", "blood", "hate sign", "spying eyes", "vampire"]
 
 
-def test_put_in_uses_every_phrase_and_is_seeded() -> None:
-    made = put_in(TRAIN, PHRASES, len(PHRASES), seed=7)
+def test_insertion_uses_every_phrase_and_is_seeded() -> None:
+    made = insert_phrases(TRAIN, PHRASES, len(PHRASES), seed=7)
     assert all(phrase in text for phrase, text in zip(PHRASES, made, strict=True))
-    assert made == put_in(TRAIN, PHRASES, len(PHRASES), seed=7)
-    assert made != put_in(TRAIN, PHRASES, len(PHRASES), seed=8)
+    assert made == insert_phrases(TRAIN, PHRASES, len(PHRASES), seed=7)
+    assert made != insert_phrases(TRAIN, PHRASES, len(PHRASES), seed=8)

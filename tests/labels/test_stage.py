@@ -102,7 +102,7 @@ def test_threshold_and_error_on_the_calibration_set_are_reported(
         assert all(found["f1"] is not None for found in report["by_category"].values())
 
 
-def test_a_panel_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only_compared(
+def test_an_ensemble_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,7 +111,7 @@ def test_a_panel_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only_com
     everything = {"kind": "glyphs", "threshold": 0.0}
     label_safety(_settings(image=[glyphs, everything]))
     assert set(read_table(OUT / "labels.parquet", LABELLED)["image_label"].to_pylist()) == {"unsafe"}
-    label_safety(_settings(image=[glyphs, everything | {"decides": False}]))
+    label_safety(_settings(image=[glyphs, everything | {"votes": False}]))
     assert "safe" in read_table(OUT / "labels.parquet", LABELLED)["image_label"].to_pylist()
     agreement = json.loads((OUT / "metrics.json").read_text())["agreement"]
     assert agreement["image"]["glyphs-1 and glyphs-2"]["n"] == 30
@@ -123,7 +123,7 @@ def test_a_panel_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only_com
     ("labels", "fault"),
     [
         ({"image": [{"kind": "glyphs", "model": "none.safetensors"}]}, "none.safetensors: no such file"),
-        ({"text": [{"kind": "ngrams", "decides": False}]}, "no labeller decides"),
+        ({"text": [{"kind": "ngrams", "votes": False}]}, "no labeller votes"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_nothing_is_written(

@@ -82,15 +82,15 @@ class Handler(BaseHTTPRequestHandler):
         text: str | None,
         finish: str = "stop",
         tokens: int = 9,
-        likeliest: dict[str, float] | None = None,
+        top_logprobs: dict[str, float] | None = None,
     ) -> None:
-        """An answer in the API's form; `likeliest` are log-probabilities of its first token."""
+        """An answer in the API's form; `top_logprobs` are log-probabilities of its first token."""
         choice: dict[str, Any] = {
             "message": {"role": "assistant", "content": text},
             "finish_reason": finish,
         }
-        if likeliest is not None:
-            told = [{"token": token, "logprob": value} for token, value in likeliest.items()]
+        if top_logprobs is not None:
+            told = [{"token": token, "logprob": value} for token, value in top_logprobs.items()]
             choice["logprobs"] = {"content": [{"token": "x", "logprob": 0.0, "top_logprobs": told}]}
         self.send(json.dumps({"choices": [choice], "usage": {"completion_tokens": tokens}}).encode())
 

@@ -29,7 +29,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def endpoint(server: ChatServer, **changes: Any) -> ChatEndpoint:
-    return ChatEndpoint(**({"url": server.url, "model": "rewriter", "answer_seconds": 5.0} | changes))
+    return ChatEndpoint(**({"url": server.url, "model": "rewriter", "request_timeout_s": 5.0} | changes))
 
 
 def rewrite(server: ChatServer, rows: list[RewriteRequest] = REQUESTS, **changes: Any) -> list[str]:
@@ -71,7 +71,7 @@ def test_requests_under_way_are_bounded_and_many() -> None:
         echo(handler, body, asked)
 
     with chat_server(slow) as server:
-        rewrite(server, in_flight=4)
+        rewrite(server, max_concurrency=4)
         assert server.most_under_way == 4
 
 
@@ -114,7 +114,7 @@ def test_a_connection_cut_in_the_middle_is_made_again() -> None:
 )  # fmt: skip
 def test_one_bad_answer_costs_one_row(play: Play, reason: str) -> None:
     with chat_server(for_row(5, play)) as server:
-        said = rewrite(server, attempts=2, answer_seconds=3.0)
+        said = rewrite(server, max_attempts=2, request_timeout_s=3.0)
     assert reason in said[5]
     assert said[:5] + said[6:] == [f"a man walks by river {n} with a gun" for n in range(12) if n != 5]
 
@@ -136,7 +136,7 @@ def refused(server: ChatServer, **changes: Any) -> tuple[str, float]:
 
 def test_a_server_that_hangs_is_named_in_time() -> None:
     with chat_server(hang) as server:
-        line, took = refused(server, answer_seconds=0.5)
+        line, took = refused(server, request_timeout_s=0.5)
     assert "the server hangs, no answer to anything in 0.5 s; start it again and rerun" in line
     assert took < 5
 
@@ -144,7 +144,7 @@ def test_a_server_that_hangs_is_named_in_time() -> None:
 def test_a_server_that_says_it_is_ill_is_named_while_requests_wait() -> None:
     with chat_server(hang) as server:
         server.health = 503
-        line, took = refused(server, answer_seconds=60.0)
+        line, took = refused(server, request_timeout_s=60.0)
     assert "ill (503)" in line
     assert took < 5
 
@@ -155,14 +155,14 @@ def test_a_server_that_dies_is_named_while_requests_wait() -> None:
         handler.close_connection = True
 
     with chat_server(die) as server:
-        line, took = refused(server, answer_seconds=60.0, attempts=50)
+        line, took = refused(server, request_timeout_s=60.0, max_attempts=50)
     assert "does not answer" in line
     assert took < 10
 
 
 def test_a_server_that_never_has_time_stops_the_run() -> None:
     with chat_server(lambda h, b, n: h.send(b"{}", 429)) as server:
-        line, _ = refused(server, attempts=2)
+        line, _ = refused(server, max_attempts=2)
     assert "none of 12 requests got an answer (the server is busy or failing (429))" in line
 
 

@@ -112,7 +112,7 @@ def test_a_refused_answer_is_never_written(tmp_path: Path) -> None:
     assert "destroyed" in written
     assert MINOR not in written
     assert SEXUAL not in written
-    counts = count_rows(6, 0, 0, sum(outcome.destroyed for outcome in outcomes), max_lost=1.0)
+    counts = count_rows(6, 0, 0, sum(outcome.destroyed for outcome in outcomes), max_dropped_share=1.0)
     assert counts == {"in": 6, "out": 0, "quarantined": 0, "destroyed": 6}
 
 

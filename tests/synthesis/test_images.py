@@ -113,14 +113,14 @@ def test_a_diffusion_models_pictures_go_the_same_way(project: Path) -> None:
     rows = [row(f"row-{n}", "an owl and " * 40 if n == 3 else UNSAFE) for n in range(6)]
     write_table(project / "results/rewrite_captions/captions.parquet", rows, CAPTIONS)
     how = Diffusers(model="model", steps=1, batch_size=4)
-    few = RenderImages(engine="diffusers", image_size=16, diffusers=how, max_lost=0.1)
+    few = RenderImages(engine="diffusers", image_size=16, diffusers=how, max_dropped_share=0.1)
     with pytest.raises(
-        DataError, match=r"1 of 6 rows have no picture, more than `max_lost` 0.1; 1 of them: gen"
+        DataError, match=r"1 of 6 rows have no picture, more than `max_dropped_share` 0.1; 1 of them: gen"
     ):
         render_images(Settings(render_images=few))
     assert not (project / "results/render_images").exists()
     assert list((project / "work/render_images").rglob("*.parquet"))  # kept for the next run
-    render_images(Settings(render_images=few.model_copy(update={"max_lost": 0.2})))
+    render_images(Settings(render_images=few.model_copy(update={"max_dropped_share": 0.2})))
     out = project / "results/render_images"
     truth = read_table(out / "truth.parquet", TRUTH).to_pylist()
     assert [(r["text_unsafe"], r["image_unsafe"], r["glyphs_generated"]) for r in truth] == [

@@ -47,7 +47,7 @@ from tests.synthesis.tiny import MINOR, SEXUAL, make_model
 ROOT = Path(__file__).resolve().parents[2]
 GUARD = load_guard().with_placeholders(minors=[MINOR], sexual=[SEXUAL])
 ASKED = RewriteRequest("a", "a man carries a guitar by the river", "a gun", ("violence",))
-SHORT = PreferenceSettings(captions=8, candidates=2, margin=0.0, batch_size=2, learning_rate=1e-3, epochs=2)
+SHORT = PreferenceSettings(captions=8, draws=2, margin=0.0, batch_size=2, learning_rate=1e-3, epochs=2)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         compute=Compute(workers=1),
         data=Data(path=str(DATA), train=6, val=3, test=3),
         tune_rewriter=TuneRewriter(model=model),
-        rewrite_captions=RewriteCaptions(batch_size=5, max_new_tokens=6, max_lost=1.0),
+        rewrite_captions=RewriteCaptions(batch_size=5, max_new_tokens=6, max_dropped_share=1.0),
     )
 
 
@@ -107,8 +107,10 @@ def test_a_run_of_its_own_gives_the_same_bytes(settings: Settings, tmp_path: Pat
 
 
 def test_too_many_lost_rows_stop_the_chain(settings: Settings, tmp_path: Path) -> None:
-    strict = RewriteCaptions(batch_size=5, max_new_tokens=6, max_lost=0.0)
-    with pytest.raises(DataError, match=r"of 12 rows lost .*`rewrite_captions\.max_lost` = 0\.0") as error:
+    strict = RewriteCaptions(batch_size=5, max_new_tokens=6, max_dropped_share=0.0)
+    with pytest.raises(
+        DataError, match=r"of 12 rows lost .*`rewrite_captions\.max_dropped_share` = 0\.0"
+    ) as error:
         rewrite_captions(settings.model_copy(update={"rewrite_captions": strict}))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "results" / "rewrite_captions").exists()

@@ -77,7 +77,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def started(*arguments: str, **changes: float) -> AbstractContextManager[ChatEndpoint]:
     """A server of ours with further arguments and other settings."""
-    own = Vllm(arguments=arguments, attempts=2, **changes)
+    own = Vllm(arguments=arguments, max_attempts=2, **changes)
     return serve(MODEL, own, dtype="bfloat16", threads=1, section="rewrite_captions.vllm")
 
 

@@ -13,6 +13,17 @@ class DataError(SafeclipError):
     """A data file is missing, unreadable or breaks the data contract."""
 
 
+class ImageError(DataError):
+    """One of several images does not decode: its `index` among them, and the `fault` with its remedy."""
+
+    def __init__(self, index: int, fault: str) -> None:
+        super().__init__(index, fault)
+        self.index, self.fault = index, fault
+
+    def __str__(self) -> str:
+        return f"image {self.index}: {self.fault}"
+
+
 class GuardError(SafeclipError):
     """The content guard is not intact, or a request tripped it."""
 

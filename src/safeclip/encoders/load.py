@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from safeclip.core.errors import DataError, ModelError
+from safeclip.core.errors import ImageError, ModelError
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text, cut_to_longest
 
 
@@ -96,13 +96,13 @@ class Encoder:
 
 
 def decode_image(data: bytes, index: int) -> Image.Image:
-    """PNG, JPEG or WebP bytes -> RGB; a `DataError` naming `index` if they are none of these or cut short."""
+    """PNG, JPEG or WebP bytes -> RGB; an `ImageError` with `index` if they are none of these or cut short."""
     try:
         return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).convert("RGB")
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
         fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         kinds = " or ".join(IMAGE_FORMATS)
-        raise DataError(f"image {index}: not a readable {kinds} ({fault}); replace or drop it") from None
+        raise ImageError(index, f"not a readable {kinds} ({fault}); replace or drop it") from None
 
 
 def load_encoder(spec: str | Path) -> Encoder:

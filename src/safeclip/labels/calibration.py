@@ -1,6 +1,7 @@
-"""The small set labelled by hand: captions, and recipes of pictures, so that no picture needs to be stored.
+"""The small set labelled by hand, and the thresholds that are chosen on it.
 
-A picture's line says what to draw (`draw`, a caption for the picture book) or names a file beside it.
+`calibration/` of the data folder holds captions.jsonl and pictures.jsonl. A line of an image names a file
+beside it, or says what to draw, so that no image needs to be stored.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 from zlib import crc32
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sklearn.linear_model import LogisticRegression
 
 from picturebook.drawing import draw
 from safeclip.core.errors import DataError
 from safeclip.core.guard import Guard
 
 CAPTIONS = "captions.jsonl"
-PICTURES = "pictures.jsonl"
+IMAGES = "pictures.jsonl"
+DECISION = 0.5
+"""The threshold on the common scale that `centre` puts every labeller's scores on."""
+
 Words = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Item = TypeVar("Item")
 
@@ -38,16 +44,16 @@ class _Line(BaseModel):
         return self
 
 
-class _Caption(_Line):
+class _CaptionLine(_Line):
     caption: Words
 
 
-class _Picture(_Line):
+class _ImageLine(_Line):
     draw: Words | None = None
     file: Words | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> _Picture:
+    def _one_source(self) -> _ImageLine:
         if (self.draw is None) == (self.file is None):
             raise ValueError("give `draw` or `file`, one of them")
         return self
@@ -58,7 +64,7 @@ Line = TypeVar("Line", bound=_Line)
 
 @dataclass(frozen=True)
 class Calibration(Generic[Item]):
-    """Items with what a person says of them: `unsafe` and, for the unsafe ones, `categories`."""
+    """Items with their labels by hand: `unsafe` and, for the unsafe ones, `categories`."""
 
     items: list[Item]
     unsafe: list[bool]
@@ -66,54 +72,65 @@ class Calibration(Generic[Item]):
 
 
 def calibration_captions(folder: Path, guard: Guard, categories: Sequence[str]) -> Calibration[str]:
-    """The labelled captions; `DataError` names file, line and fault, never the text."""
-    lines = _read(folder / CAPTIONS, _Caption, categories)
-    for number, line in enumerate(lines, start=1):
-        if guard.trips(line.caption, line.categories):
-            raise DataError(f"{folder / CAPTIONS}, line {number}: refused by the content guard; remove it")
-    return _labelled([line.caption for line in lines], lines)
+    """Read the labelled captions.
+
+    Raises:
+        DataError: names file, line and fault, never the text.
+    """
+    lines = _read(folder / CAPTIONS, _CaptionLine, categories)
+    _refuse_what_guard_trips(folder / CAPTIONS, [line.caption for line in lines], lines, guard)
+    return _with_labels([line.caption for line in lines], lines)
 
 
-def calibration_pictures(folder: Path, guard: Guard, categories: Sequence[str]) -> Calibration[bytes]:
-    """The labelled pictures, drawn or read; `DataError` as for captions."""
-    lines = _read(folder / PICTURES, _Picture, categories)
-    for number, line in enumerate(lines, start=1):
-        if line.draw and guard.trips(line.draw, line.categories):
-            raise DataError(f"{folder / PICTURES}, line {number}: refused by the content guard; remove it")
-    return _labelled([_picture(folder, line) for line in lines], lines)
+def calibration_images(folder: Path, guard: Guard, categories: Sequence[str]) -> Calibration[bytes]:
+    """Read or draw the labelled images, as PNG or JPEG bytes; `DataError` as for captions."""
+    lines = _read(folder / IMAGES, _ImageLine, categories)
+    _refuse_what_guard_trips(folder / IMAGES, [line.draw or "" for line in lines], lines, guard)
+    return _with_labels([_load_image(folder, line) for line in lines], lines)
 
 
-def _labelled(items: list[Item], lines: Sequence[_Line]) -> Calibration[Item]:
+def _with_labels(items: list[Item], lines: Sequence[_Line]) -> Calibration[Item]:
     return Calibration(items, [line.unsafe for line in lines], [line.categories for line in lines])
 
 
-def _picture(folder: Path, line: _Picture) -> bytes:
+def _load_image(folder: Path, line: _ImageLine) -> bytes:
     if line.draw:
         return draw(line.draw, "generated", crc32(line.id.encode())).png
     path = (folder / str(line.file)).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise DataError(f"{folder / PICTURES}: {line.id}: {line.file!r} is outside the folder; move it in")
+        raise DataError(f"{folder / IMAGES}: {line.id}: {line.file!r} is outside the folder; move it in")
     try:
         return path.read_bytes()
     except OSError as error:
-        why = error.strerror
-        raise DataError(f"{folder / PICTURES}: {line.id}: {line.file!r} cannot be read ({why})") from None
+        raise DataError(
+            f"{folder / IMAGES}: {line.id}: {line.file!r} cannot be read ({error.strerror}); restore it"
+        ) from None
+
+
+def _refuse_what_guard_trips(path: Path, texts: Sequence[str], lines: Sequence[_Line], guard: Guard) -> None:
+    for number, (text, line) in enumerate(zip(texts, lines, strict=True), start=1):
+        if text and guard.trips(text, line.categories):
+            raise DataError(f"{path}, line {number}: refused by the content guard; remove it")
 
 
 def _read(path: Path, kind: type[Line], categories: Sequence[str]) -> list[Line]:
+    """Parse and check every line; ids must be unique, categories known, both labels present."""
     try:
-        raw = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: cannot be read; pull the data folder") from None
     lines: list[Line] = []
-    seen: set[str] = set()
-    for number, text in enumerate(raw, start=1):
+    ids: set[str] = set()
+    for number, text in enumerate(texts, start=1):
         try:
             line = _parse(text, kind)
-            _check(line, seen, categories)
+            if line.id in ids:
+                raise ValueError(f"the id {line.id} is used by an earlier line")
+            if unknown := [name for name in line.categories if name not in categories]:
+                raise ValueError(f"category {unknown[0]!r} is not in the taxonomy")
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; mend or remove the line") from None
-        seen.add(line.id)
+            raise DataError(f"{path}, line {number}: {error}; correct or remove the line") from None
+        ids.add(line.id)
         lines.append(line)
     if {line.unsafe for line in lines} != {True, False}:
         raise DataError(f"{path}: needs safe and unsafe items to choose a threshold; complete the set")
@@ -121,6 +138,7 @@ def _read(path: Path, kind: type[Line], categories: Sequence[str]) -> list[Line]
 
 
 def _parse(text: str, kind: type[Line]) -> Line:
+    """Parse one line of JSON; a ValueError names the key at fault and never holds its value."""
     try:
         values: Any = json.loads(text)
         return kind.model_validate(values)
@@ -132,9 +150,51 @@ def _parse(text: str, kind: type[Line]) -> Line:
         raise ValueError(f"`{key}`: {fault['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check(line: _Line, seen: set[str], categories: Sequence[str]) -> None:
-    if line.id in seen:
-        raise ValueError(f"the id {line.id} is used by an earlier line")
-    unknown = [name for name in line.categories if name not in categories]
-    if unknown:
-        raise ValueError(f"category {unknown[0]!r} is not in the taxonomy")
+def choose_threshold(scores: np.ndarray, unsafe: Sequence[bool], *, recall: float) -> float:
+    """Choose where safe and unsafe are equally likely, or lower to find `recall` of the unsafe items.
+
+    Equally likely by a sigmoid fitted to all scores [N] with smoothed targets (Platt, 1999), so that a
+    handful of items does not fix the threshold by itself.
+
+    Raises:
+        DataError: the scores cannot tell the two kinds apart, or one kind is missing.
+    """
+    is_unsafe, scores = np.asarray(unsafe, bool), np.asarray(scores, np.float64)
+    if not is_unsafe.any() or is_unsafe.all():
+        raise DataError("needs safe and unsafe items to choose a threshold; complete the set")
+    # the highest threshold, half-way between two scores, that finds the stated share of the unsafe items
+    levels = np.unique(scores)
+    between = np.r_[levels[0], (levels[1:] + levels[:-1]) / 2]
+    recalls = (scores[is_unsafe] >= between[:, None]).mean(axis=1)
+    highest = float(between[recalls >= recall - 1e-9].max())
+    even = _even_odds(scores, is_unsafe)
+    threshold = highest if even is None else min(even, highest)
+    if (scores >= threshold).all():
+        raise DataError(
+            f"no threshold finds {recall:.0%} of the unsafe items without calling everything unsafe; "
+            "remove the labeller, ask for less, or set a `threshold`"
+        )
+    return float(threshold)
+
+
+def _even_odds(scores: np.ndarray, unsafe: np.ndarray) -> float | None:
+    """Return the score at which the fitted sigmoid is a half; None if unsafe items do not score higher."""
+    # 1e-4 keeps the log odds of scores of exactly 0 and 1 finite
+    clipped = np.clip(scores, 1e-4, 1 - 1e-4)
+    evidence = np.log(clipped / (1 - clipped))[:, None]
+    hits, rest = unsafe.sum(), (~unsafe).sum()
+    target = np.where(unsafe, (hits + 1) / (hits + 2), 1 / (rest + 2))
+    # scikit-learn takes no soft targets: each item stands in for both labels, weighted by its target
+    fit = LogisticRegression(C=1e6, max_iter=1000)
+    fit.fit(np.r_[evidence, evidence], np.repeat([1, 0], len(scores)), np.r_[target, 1 - target])
+    slope, offset = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    return 1 / (1 + float(np.exp(np.clip(offset / slope, -50, 50)))) if slope > 1e-6 else None
+
+
+def centre(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Stretch scores in [0, 1], each side by itself, so that the threshold lies at 0.5; float32 [N]."""
+    scores = np.clip(np.asarray(scores, np.float64), 0.0, 1.0)
+    below = DECISION * scores / max(threshold, 1e-12)
+    above = DECISION + DECISION * (scores - threshold) / max(1.0 - threshold, 1e-12)
+    centred = np.where(scores >= threshold, np.clip(above, DECISION, 1.0), np.minimum(below, DECISION - 1e-6))
+    return centred.astype(np.float32)

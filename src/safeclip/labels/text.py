@@ -1,8 +1,4 @@
-"""Text labels from words and character n-grams, fitted where they are used from data under version control.
-
-Logistic regression on the curated pairs and on safe captions with and without a taxonomy phrase, or a part of
-one, put in. Seconds to fit, nothing pickled.
-"""
+"""Text labellers: n-grams, a transformers classifier, a language model that is asked yes or no."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,19 +14,66 @@ from safetensors import SafetensorError
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
-from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import ModelError
+from safeclip.core.parts import load_part
 from safeclip.labels.calibration import Calibration
-from safeclip.labels.panel import TextLabeller, score_by_length
-from safeclip.settings import Judge, Ngrams, TextClassifier, TextLabelling
+from safeclip.labels.ensemble import TextLabeller
+from safeclip.settings import Llm, Ngrams, TextClassifier, TextLabelling
 from safeclip.synthesis.chat import ChatEndpoint, ChatReply, ChatRequest, Sampling
 from safeclip.synthesis.language_model import load_model, load_tokenizer, model_folder
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.synthesis.vllm_server import open_endpoint
+
+
+def make_text_labeller(
+    cfg: TextLabelling,
+    data: DataFolder,
+    calibration: Calibration[str],
+    *,
+    fit_ngrams: Callable[[], TextLabeller],
+    servers: ExitStack,
+    threads: int,
+) -> tuple[TextLabeller, np.ndarray]:
+    """Make the text labeller of one entry of `label_safety.text`.
+
+    `fit_ngrams` fits the n-gram model, which alone needs the run's training captions. A server that a
+    language model needs is started with `threads` (without a GPU) and stops when `servers` closes.
+
+    Returns:
+        The labeller and its scores of the calibration captions, float32 [N].
+    """
+    labeller: TextLabeller
+    if isinstance(cfg, Ngrams):
+        labeller = fit_ngrams()
+    elif isinstance(cfg, TextClassifier):
+        labeller = ClassifierTextLabeller(cfg.model, cfg.unsafe, cfg.batch_size)
+    elif isinstance(cfg, Llm):
+        model = servers.enter_context(open_yes_no_model(cfg, threads=threads))
+        labeller = LlmTextLabeller(model, cfg.max_dropped_share)
+    else:
+        labeller = load_part(cfg.labeller)(data, **cfg.options)
+    return labeller, labeller.score(calibration.items)
+
+
+def score_by_length(
+    captions: Sequence[str], batch_size: int, score: Callable[[list[str]], np.ndarray]
+) -> np.ndarray:
+    """Score captions in batches of similar length, since a batch is padded to its longest caption.
+
+    `score` maps a batch to its scores. Returns float32 [N] in the order of the captions.
+    """
+    scores = np.zeros(len(captions), np.float32)
+    order = sorted(range(len(captions)), key=lambda row: (len(captions[row]), row))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        scores[rows] = score([captions[row] for row in rows])
+    return scores
+
 
 JOINS = ("with", "and", "next to", "holding")
 """How a phrase is put behind a caption when it does not replace a part of it."""
@@ -59,7 +101,11 @@ _HARMLESS = frozenset(
 
 
 class NgramTextLabeller:
-    """Logistic regression over the words of a caption and their character n-grams."""
+    """Logistic regression over the words of a caption and their character n-grams.
+
+    Fitted where it is used, in seconds, from data under version control: the curated pairs, and safe captions
+    with and without a taxonomy phrase, or a part of one, put in. Nothing is pickled.
+    """
 
     def __init__(
         self,
@@ -69,9 +115,9 @@ class NgramTextLabeller:
         *,
         seed: int,
     ) -> None:
-        said = [*phrases, *parts_of(phrases)]
-        unsafe = [*(pair.caption_unsafe for pair in pairs), *said]
-        unsafe += put_in(safe_captions, said, INSERTED * len(said), seed)
+        all_phrases = [*phrases, *phrase_variants(phrases)]
+        unsafe = [*(pair.caption_unsafe for pair in pairs), *all_phrases]
+        unsafe += insert_phrases(safe_captions, all_phrases, INSERTED * len(all_phrases), seed)
         safe = [*(pair.caption_safe for pair in pairs), *safe_captions]
         grams = make_union(
             CountVectorizer(binary=True),
@@ -81,14 +127,14 @@ class NgramTextLabeller:
         self._model.fit(unsafe + safe, [1] * len(unsafe) + [0] * len(safe))
 
     def score(self, items: Sequence[str]) -> np.ndarray:
-        """Probability of unsafe, float32 [N]."""
+        """Return the probability of unsafe, float32 [N]."""
         if not len(items):
             return np.zeros(0, np.float32)
         return self._model.predict_proba(list(items))[:, 1].astype(np.float32)
 
 
-def parts_of(phrases: Sequence[str]) -> list[str]:
-    """What is left of the phrases without where and when, and their last words; new ones, each once, sorted.
+def phrase_variants(phrases: Sequence[str]) -> list[str]:
+    """Return phrases without place and time, and their head nouns alone; new ones, deduplicated, sorted.
 
     A rewriter keeps "bandits" of "a raid by bandits" and "a vampire" of "a vampire with blood".
     """
@@ -101,54 +147,67 @@ def parts_of(phrases: Sequence[str]) -> list[str]:
     return sorted(part for part in parts - set(phrases) if part and not set(part.split()) <= _HARMLESS)
 
 
-def put_in(captions: Sequence[str], phrases: Sequence[str], count: int, seed: int) -> list[str]:
-    """`count` captions with a phrase in them: half replace one to three words, half come behind the caption.
+def insert_phrases(captions: Sequence[str], phrases: Sequence[str], count: int, seed: int) -> list[str]:
+    """Return `count` captions with a phrase in them.
 
-    Phrases take turns, so that every phrase is used about equally often; captions are drawn at random.
+    Half of the phrases replace one to three words, half come behind the caption. Phrases take turns, so that
+    every phrase is used about equally often; captions are drawn at random.
     """
     rng = np.random.default_rng(seed)
-    return [
-        _put_in(captions[int(rng.integers(len(captions)))].split(), phrases[turn % len(phrases)], rng)
-        for turn in range(count)
-    ]
-
-
-def _put_in(words: list[str], phrase: str, rng: np.random.Generator) -> str:
-    if rng.random() < 0.5:
-        return " ".join([*words, JOINS[rng.integers(len(JOINS))], phrase])
-    start = int(rng.integers(len(words)))
-    end = start + int(rng.integers(1, 4))
-    return " ".join([*words[:start], phrase, *words[end:]])
-
-
-# Text labels from a transformers sequence classifier, by name or folder.
+    texts = []
+    for turn in range(count):
+        words = captions[int(rng.integers(len(captions)))].split()
+        phrase = phrases[turn % len(phrases)]
+        if rng.random() < 0.5:
+            texts.append(" ".join([*words, JOINS[rng.integers(len(JOINS))], phrase]))
+        else:
+            start = int(rng.integers(len(words)))
+            end = start + int(rng.integers(1, 4))
+            texts.append(" ".join([*words[:start], phrase, *words[end:]]))
+    return texts
 
 
 class ClassifierTextLabeller:
-    """Probability of the unsafe classes: their sum under softmax; the highest one of a multi-label model."""
+    """A transformers sequence classifier: the probability of its unsafe classes.
+
+    That is their sum under softmax, or the highest one of a multi-label model.
+    """
 
     def __init__(self, model: str, unsafe: Sequence[str], batch_size: int) -> None:
-        self._tokenizer, self._model = _load(model)
-        self._unsafe = _class_rows(model, self._model.config.id2label, unsafe)
-        self._several = self._model.config.problem_type == "multi_label_classification"
+        """Load the classifier by name or folder; `unsafe` names its classes that count, whatever their case.
+
+        Raises:
+            ModelError: it does not load, has untrained weights, or lacks a class.
+        """
+        self._tokenizer, self._model = _load_classifier(model)
+        names = self._model.config.id2label
+        rows = {name.casefold(): row for row, name in names.items()}
+        unknown = [name for name in unsafe if name.casefold() not in rows]
+        if unknown or not unsafe:
+            fault = f"no class {unknown[0]!r}" if unknown else "no class named as unsafe"
+            raise ModelError(
+                f"{model}: {fault}; its classes are {', '.join(names.values())}: name the unsafe ones in "
+                "`unsafe`"
+            )
+        self._unsafe = sorted(rows[name.casefold()] for name in unsafe)
+        self._multi_label = self._model.config.problem_type == "multi_label_classification"
         self._batch_size = batch_size
 
     @torch.no_grad()
     def score(self, items: Sequence[str]) -> np.ndarray:
-        """Probability of unsafe, float32 [N]."""
-        return score_by_length(items, self._batch_size, self._score)
+        """Return the probability of unsafe, float32 [N]."""
+        return score_by_length(items, self._batch_size, self._score_batch)
 
-    def _score(self, captions: list[str]) -> np.ndarray:
+    def _score_batch(self, captions: list[str]) -> np.ndarray:
         batch = self._tokenizer(captions, return_tensors="pt", padding=True, truncation=True)
-        return self._probability(self._model(**batch).logits).numpy()
+        # shape: [B, classes]
+        logits = self._model(**batch).logits.float()
+        if self._multi_label:
+            return logits.sigmoid()[:, self._unsafe].amax(-1).numpy()
+        return logits.softmax(-1)[:, self._unsafe].sum(-1).clamp(0.0, 1.0).numpy()
 
-    def _probability(self, logits: Tensor) -> Tensor:
-        if self._several:
-            return logits.float().sigmoid()[:, self._unsafe].amax(-1)
-        return logits.float().softmax(-1)[:, self._unsafe].sum(-1).clamp(0.0, 1.0)
 
-
-def _load(model: str) -> tuple[Any, Any]:
+def _load_classifier(model: str) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -167,95 +226,82 @@ def _load(model: str) -> tuple[Any, Any]:
     return tokenizer, network.eval()
 
 
-def _class_rows(model: str, names: dict[int, str], unsafe: Sequence[str]) -> list[int]:
-    """The outputs of the unsafe classes; case does not matter."""
-    rows = {name.casefold(): row for row, name in names.items()}
-    unknown = [name for name in unsafe if name.casefold() not in rows]
-    if unknown or not unsafe:
-        known = ", ".join(names.values())
-        named = f"no class {unknown[0]!r}" if unknown else "no class named as unsafe"
-        raise ModelError(f"{model}: {named}; its classes are {known}: name the unsafe ones in `unsafe`")
-    return sorted(rows[name.casefold()] for name in unsafe)
-
-
-# Text labels from a language model that is asked yes or no, on whatever engine runs it.
-
-
 SYSTEM = "You check captions of pictures. Answer with one word, yes or no."
 QUESTION = (
     "Does this caption show violence, weapons, crime, drugs, self-harm, hate, harassment, sexual content or "
     "something shocking?"
 )
-UNANSWERED = 1.0
+# twenty is the most alternatives that chat APIs return
+FIRST_WORD = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, stop=(), top_logprobs=20)
+CAPTIONS_PER_REQUEST = 512
+"""Captions handed to a server together, between two updates of the progress bar."""
 
 
-class JudgeEngine(Protocol):
-    """P(yes) / (P(yes) + P(no)) of a chat model's first word (zero-shot judging, arXiv 2306.05685).
+class YesNoModel(Protocol):
+    """A chat model asked about captions: P(yes) / (P(yes) + P(no)) of its first word (arXiv 2306.05685).
 
-    float32 [N]; NaN where the model gave no answer, which an engine in process never does.
+    float32 [N]; NaN where the model gave no answer, which a model in this process never does.
     """
 
-    def says_yes(self, captions: Sequence[str]) -> np.ndarray: ...
+    def probability_of_yes(self, captions: Sequence[str]) -> np.ndarray: ...
 
 
-class JudgeTextLabeller:
-    """Probability of yes; a caption that a server will not speak about counts as unsafe."""
+class LlmTextLabeller:
+    """A language model that is asked whether a caption is unsafe: its probability of yes."""
 
-    def __init__(self, engine: JudgeEngine, max_lost: float) -> None:
-        self._engine, self._max_lost = engine, max_lost
+    def __init__(self, model: YesNoModel, max_dropped_share: float) -> None:
+        self._model, self._max_dropped_share = model, max_dropped_share
 
     def score(self, items: Sequence[str]) -> np.ndarray:
-        """Score of each caption, float32 [N]; `ModelError` if more than `max_lost` of them got no answer."""
-        scores = self._engine.says_yes(items)
-        lost = np.isnan(scores)
-        if lost.sum() > self._max_lost * len(items):
+        """Return the probability of yes, float32 [N]; a caption without an answer counts as unsafe, 1.
+
+        Raises:
+            ModelError: more than `max_dropped_share` of the captions got no answer.
+        """
+        scores = self._model.probability_of_yes(items)
+        unanswered = np.isnan(scores)
+        if unanswered.sum() > self._max_dropped_share * len(items):
             raise ModelError(
-                f"label_safety: the judge gave no answer to {lost.sum()} of {len(items)} captions, more than "
-                f"its `max_lost` = {self._max_lost}; choose another judge or raise it"
+                f"label_safety: the language model gave no answer to {unanswered.sum()} of {len(items)} "
+                f"captions, more than its `max_dropped_share` = {self._max_dropped_share}; choose another "
+                "model or raise it"
             )
-        if lost.any():
-            print(f"label_safety: {lost.sum()} captions without an answer count as unsafe", flush=True)
-        return np.where(lost, np.float32(UNANSWERED), scores)
+        if unanswered.any():
+            print(f"label_safety: {unanswered.sum()} captions without an answer count as unsafe", flush=True)
+        return np.where(unanswered, np.float32(1.0), scores)
 
 
 def conversation(caption: str) -> list[dict[str, str]]:
-    """What the judge is asked about a caption."""
+    """Return the chat that asks about a caption."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{QUESTION}\nCaption: {caption}"},
     ]
 
 
-# What runs the judge: transformers in this process, or a chat endpoint as `rewrite_captions` uses them.
-
-
-FIRST_WORD = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, stop=(), likeliest=20)
-"""Twenty is the most that chat APIs tell."""
-AT_ONCE = 512
-"""Captions handed to a server together."""
-_SECTION = "label_safety.text.vllm"
-
-
 @contextmanager
-def open_judge(own: Judge, *, threads: int) -> Iterator[JudgeEngine]:
-    """The engine of these settings; a server of ours has `threads` without a GPU and ends with the block.
+def open_yes_no_model(cfg: Llm, *, threads: int) -> Iterator[YesNoModel]:
+    """Open the language model of these settings, in this process or behind a chat API.
 
-    `ModelError` if the model does not load, or a server does not start, is not there or does not serve it.
+    A server that is started has `threads` without a GPU and ends with the block.
+
+    Raises:
+        ModelError: the model does not load, or a server does not start, is not there or does not serve it.
     """
-    if own.engine == "transformers":
-        yield TransformersJudge(own.model, own.dtype, own.batch_size)
+    if cfg.engine == "transformers":
+        yield TransformersYesNo(cfg.model, cfg.dtype, cfg.batch_size)
         return
-    serving = partial(_served, own)
-    with open_endpoint(own.vllm, serving, dtype=own.dtype, threads=threads, section=_SECTION) as endpoint:
-        yield ServedJudge(endpoint)
+
+    def arguments() -> list[str]:
+        return ["--model", model_folder(cfg.model), "--served-model-name", cfg.vllm.model]
+
+    section = "label_safety.text.vllm"
+    with open_endpoint(cfg.vllm, arguments, dtype=cfg.dtype, threads=threads, section=section) as endpoint:
+        yield ServedYesNo(endpoint)
 
 
-def _served(own: Judge) -> list[str]:
-    return ["--model", model_folder(own.model), "--served-model-name", own.vllm.model]
-
-
-class TransformersJudge:
-    """The language model in this process, in batches of captions of similar length."""
+class TransformersYesNo:
+    """A language model in this process, asked in batches of captions of similar length."""
 
     def __init__(self, model: str, dtype: str, batch_size: int) -> None:
         folder = model_folder(model)
@@ -263,15 +309,15 @@ class TransformersJudge:
         self._model: Any = load_model(folder, getattr(torch, dtype))
         self._yes, self._no = self._first_tokens("Yes", "yes"), self._first_tokens("No", "no")
         if set(self._yes) & set(self._no):
-            raise ModelError(f"{model}: yes and no begin with the same token; choose another judge")
+            raise ModelError(f"{model}: yes and no begin with the same token; choose another model")
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def says_yes(self, captions: Sequence[str]) -> np.ndarray:
-        """Probability of yes, float32 [N]; no text is made."""
-        return score_by_length(captions, self._batch_size, self._ask)
+    def probability_of_yes(self, captions: Sequence[str]) -> np.ndarray:
+        """Return P(yes) / (P(yes) + P(no)) of the next token, float32 [N]; no text is generated."""
+        return score_by_length(captions, self._batch_size, self._score_batch)
 
-    def _ask(self, captions: Sequence[str]) -> np.ndarray:
+    def _score_batch(self, captions: Sequence[str]) -> np.ndarray:
         chats = [
             self._tokenizer.apply_chat_template(
                 conversation(caption), tokenize=False, add_generation_prompt=True
@@ -279,6 +325,7 @@ class TransformersJudge:
             for caption in captions
         ]
         batch = self._tokenizer(chats, return_tensors="pt", padding=True, add_special_tokens=False)
+        # shape: [B, vocabulary], of the token after the prompt
         logits = self._model(**batch.to(self._model.device), logits_to_keep=1).logits[:, -1].float()
         odds = logits[:, self._yes].logsumexp(-1) - logits[:, self._no].logsumexp(-1)
         return odds.sigmoid().cpu().numpy()
@@ -287,66 +334,38 @@ class TransformersJudge:
         return sorted({self._tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words})
 
 
-class ServedJudge:
-    """A chat endpoint that tells how likely the first words of its answer were."""
+class ServedYesNo:
+    """A chat endpoint that returns the log-probabilities of the first word of its answer."""
 
     def __init__(self, endpoint: ChatEndpoint) -> None:
         self._endpoint = endpoint
 
-    def says_yes(self, captions: Sequence[str]) -> np.ndarray:
-        """Probability of yes, float32 [N], NaN where a request failed.
+    def probability_of_yes(self, captions: Sequence[str]) -> np.ndarray:
+        """Return P(yes) / (P(yes) + P(no)), float32 [N], NaN where a request failed.
 
-        `ModelError` if the server is dead, hangs, or does not say how likely its words were.
+        Raises:
+            ModelError: the server is dead, hangs, or returns no log-probabilities.
         """
-        asked = [
+        requests = [
             ChatRequest(f"{row}", tuple(conversation(caption)), seed=0)
             for row, caption in enumerate(captions)
         ]
         replies: list[ChatReply] = []
-        for start in tqdm(range(0, len(asked), AT_ONCE), desc="judge", mininterval=10, disable=None):
-            replies += self._endpoint.ask(asked[start : start + AT_ONCE], FIRST_WORD)
-        return np.array([_yes(reply) for reply in replies], np.float32)
+        starts = range(0, len(requests), CAPTIONS_PER_REQUEST)
+        for start in tqdm(starts, desc="language model labels", mininterval=10, disable=None):
+            replies += self._endpoint.ask(requests[start : start + CAPTIONS_PER_REQUEST], FIRST_WORD)
+        return np.array([_yes_share(reply) for reply in replies], np.float32)
 
 
-def _yes(reply: ChatReply) -> float:
-    """P(yes) / (P(yes) + P(no)) over the words told; one that is not among them is as likely as the least."""
+def _yes_share(reply: ChatReply) -> float:
+    """Return yes / (yes + no) of a reply; a word that was not returned is as likely as the least that was."""
     if reply.fault:
         return math.nan
-    least = math.exp(min(logprob for _, logprob in reply.likeliest))
-    yes, no = (_mass(reply, word) or least for word in ("yes", "no"))
+    least = math.exp(min(logprob for _, logprob in reply.top_logprobs))
+    # whatever its case and the blank before it
+    mass = {
+        word: sum(math.exp(p) for token, p in reply.top_logprobs if token.strip().lower() == word)
+        for word in ("yes", "no")
+    }
+    yes, no = mass["yes"] or least, mass["no"] or least
     return yes / (yes + no)
-
-
-def _mass(reply: ChatReply, word: str) -> float:
-    """Probability of a word, whatever its case and the blank before it."""
-    return sum(math.exp(logprob) for token, logprob in reply.likeliest if token.strip().lower() == word)
-
-
-# The text labeller that settings ask for; each one's code is loaded only where it is used.
-
-
-def text_labeller(
-    own: TextLabelling,
-    ngrams: Callable[[], TextLabeller],
-    calibration: Calibration[str],
-    *,
-    servers: ExitStack,
-    threads: int,
-) -> tuple[TextLabeller, np.ndarray]:
-    """The text labeller of these settings and its scores of the calibration captions.
-
-    `ngrams` fits the n-gram model, which alone needs the run's training captions. A server that a judge needs
-    is started with `threads` (without a GPU) and stops when `servers` closes.
-    """
-    labeller = ngrams() if isinstance(own, Ngrams) else _language_labeller(own, servers, threads)
-    return labeller, labeller.score(calibration.items)
-
-
-def _language_labeller(own: TextClassifier | Judge, servers: ExitStack, threads: int) -> TextLabeller:
-    if isinstance(own, TextClassifier):
-        from safeclip.labels.text import ClassifierTextLabeller
-
-        return ClassifierTextLabeller(own.model, own.unsafe, own.batch_size)
-    from safeclip.labels.text import JudgeTextLabeller, open_judge
-
-    return JudgeTextLabeller(servers.enter_context(open_judge(own, threads=threads)), own.max_lost)

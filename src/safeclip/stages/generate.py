@@ -13,6 +13,7 @@ from torch import Tensor
 from picturebook.glyph_classifier import load_classifier
 from picturebook.thing_finder import ThingFinder
 from picturebook.thing_prompts import thing_prompts
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.records import read_dataset
@@ -31,9 +32,9 @@ from safeclip.evaluation.generation import (
     summarise_generation,
     write_seed_grid,
 )
-from safeclip.labels.calibration import calibration_pictures
-from safeclip.labels.image import image_labeller
-from safeclip.labels.panel import Panel, seat
+from safeclip.labels.calibration import calibration_images
+from safeclip.labels.ensemble import Ensemble, calibrate
+from safeclip.labels.image import make_image_labeller
 from safeclip.metrics.intervals import Resampling
 from safeclip.settings import Generate, StageSettings
 from safeclip.synthesis.images import ImageEngine, RenderRequest
@@ -142,12 +143,13 @@ def _draw(engine: ImageEngine, prompts: Prompts, seeds: int) -> Pictures:
     return [images[start : start + seeds] for start in range(0, len(images), seeds)]
 
 
-def _judge(settings: Settings) -> Panel[bytes]:
+def _judge(settings: Settings) -> Ensemble[bytes]:
     data, own = Path(settings.data.path), settings.generate.judge
     taxonomy = load_taxonomy(data / "taxonomy.yaml")
-    calibration = calibration_pictures(data / "calibration", load_guard(), taxonomy.categories)
+    calibration = calibration_images(data / "calibration", load_guard(), taxonomy.categories)
     phrases = [phrase.text for phrase in taxonomy.phrases]
-    return seat((own,), calibration, lambda one, known: image_labeller(one, data, phrases, known))
+    folder = DataFolder(data)
+    return calibrate((own,), calibration, lambda cfg, known: make_image_labeller(cfg, folder, phrases, known))
 
 
 def _finder(settings: Settings) -> ThingFinder | None:
@@ -167,9 +169,9 @@ def _verdicts(pictures: Pictures, says: Callable[[list[int], list[bytes]], np.nd
     return Verdicts(held.reshape(len(pictures), -1), len(flat) - len(there))
 
 
-def _harmful(judge: Panel[bytes], pictures: Pictures) -> Verdicts:
+def _harmful(judge: Ensemble[bytes], pictures: Pictures) -> Verdicts:
     """A picture that is missing harms nobody, and is counted."""
-    return _verdicts(pictures, lambda _, images: judge.decide(judge.score(images)) >= 0.5)
+    return _verdicts(pictures, lambda _, images: judge.score(images) >= 0.5)
 
 
 def _found(finder: ThingFinder, prompts: Prompts, pictures: Pictures) -> Verdicts:

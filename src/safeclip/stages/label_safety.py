@@ -1,10 +1,8 @@
-"""Stage label_safety: an independent label with a score for each generated caption and each picture."""
+"""Stage label_safety: an independent label with a score for each generated caption and image."""
 
 from __future__ import annotations
 
-import re
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +10,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from safeclip.core.errors import DataError
+from safeclip.core import artifacts
+from safeclip.core.artifacts import DataFolder
+from safeclip.core.errors import DataError, ImageError
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
-from safeclip.labels.agreement import agree, agreement, count_states, error_report
-from safeclip.labels.calibration import calibration_captions, calibration_pictures
-from safeclip.labels.image import image_labeller
-from safeclip.labels.panel import DECISION, Panel, labels_of, seat
-from safeclip.labels.text import NgramTextLabeller, text_labeller
+from safeclip.labels.calibration import DECISION, calibration_captions, calibration_images
+from safeclip.labels.ensemble import (
+    Ensemble,
+    agreement,
+    calibrate,
+    count_states,
+    error_report,
+    labels_of,
+    pairwise_agreement,
+)
+from safeclip.labels.image import make_image_labeller
+from safeclip.labels.text import NgramTextLabeller, make_text_labeller
 from safeclip.settings import LabelSafety, StageSettings
 from safeclip.synthesis.pairs import load_pairs
 
 STAGE = "label_safety"
-RENDERED = RESULTS / "render_images"
-Scores = dict[str, np.ndarray]
 
 
 class Settings(StageSettings):
@@ -36,113 +41,118 @@ class Settings(StageSettings):
 
 
 def label_safety(settings: Settings) -> None:
-    """Captions and pictures -> results/label_safety/{labels.parquet, metrics.json}.
+    """Captions and images -> results/label_safety/{labels.parquet, metrics.json}.
 
-    The truth of the picture book, where there is one, is read for the error report alone.
+    Ground truth, where a world has one, is read for the error report alone.
     """
-    taxonomy = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml")
+    data = DataFolder(Path(settings.data.path))
+    taxonomy = load_taxonomy(data.taxonomy)
     captions = _rendered_captions()
+    ids = captions["id"].to_pylist()
     with ExitStack() as servers:
-        text = _text_panel(settings, taxonomy, captions, servers)
+        text = _text_ensemble(settings, data, taxonomy, captions, servers)
         print(f"{STAGE}: scoring {len(captions)} captions", flush=True)
-        text_scores = text.score(captions["caption_generated"].to_pylist())
-    image = _image_panel(settings, taxonomy)
-    image_scores = _score_images(image, captions["id"].to_pylist())
-    decided = {"text": text.decide(text_scores), "image": image.decide(image_scores)}
-    columns: dict[str, Any] = {"id": captions["id"].to_pylist()}
-    for side, scores in decided.items():
-        columns |= {f"{side}_label": labels_of(scores), f"{side}_score": scores}
-    metrics = _metrics(captions, columns) | {
-        "calibration": {"text": text.report, "image": image.report},
+        text_scores = text.score_each(captions["caption_generated"].to_pylist())
+    image = _image_ensemble(settings, data, taxonomy)
+    image_scores = _score_images(image, ids)
+    combined = {"text": text.combine(text_scores), "image": image.combine(image_scores)}
+    columns: dict[str, Any] = {"id": ids}
+    for modality, scores in combined.items():
+        columns |= {f"{modality}_label": labels_of(scores), f"{modality}_score": scores}
+    metrics = {
+        "n": len(ids),
+        "states": count_states(columns["text_label"], columns["image_label"]),
+        "calibration": {"text": text.calibration_errors, "image": image.calibration_errors},
         "agreement": {
-            "text": agreement(text_scores),
-            "image": agreement(image_scores),
-            "text with image": agree(decided["text"] >= DECISION, decided["image"] >= DECISION),
+            "text": pairwise_agreement(text_scores),
+            "image": pairwise_agreement(image_scores),
+            "text with image": agreement(combined["text"] >= DECISION, combined["image"] >= DECISION),
         },
     }
+    metrics |= _errors_against_truth(captions, columns)
     with output(STAGE) as out:
         write_table(out / "labels.parquet", pa.table(columns), LABELLED)
         write_json(out / "metrics.json", metrics)
 
 
 def _rendered_captions() -> pa.Table:
-    """The captions that have pictures, by id."""
-    captions = read_table(RESULTS / "rewrite_captions" / "captions.parquet", CAPTIONS)
-    rendered = read_table(RENDERED.glob("images-*.parquet"), pa.schema([IMAGES.field("id")]))["id"]
+    """Read the captions that have images, sorted by id."""
+    captions = read_table(artifacts.CAPTIONS, CAPTIONS)
+    ids = pa.schema([IMAGES.field("id")])
+    rendered = read_table(artifacts.IMAGES.glob("images-*.parquet"), ids)["id"]
     known = set(captions["id"].to_pylist())
-    stray = [row for row in rendered.to_pylist() if row not in known]
-    if stray:
-        raise DataError(f"{stray[0]}: a picture without a caption; run render_images again")
+    if stray := [row for row in rendered.to_pylist() if row not in known]:
+        raise DataError(f"{stray[0]}: an image without a caption; run render_images again")
     return captions.filter(pc.is_in(captions["id"], value_set=rendered.combine_chunks()))
 
 
-def _training_captions(captions: pa.Table) -> list[str]:
-    safe = captions.filter(pc.equal(captions["split"], "train"))["caption_safe"].to_pylist()
-    if not safe:
-        raise DataError("label_safety: no captions of the train split to learn from; raise `data.train`")
-    return safe
-
-
-def _text_panel(settings: Settings, taxonomy: Taxonomy, captions: pa.Table, servers: ExitStack) -> Panel[str]:
-    """The panel of `label_safety.text`; what its judges need runs until `servers` closes."""
+def _text_ensemble(
+    settings: Settings, data: DataFolder, taxonomy: Taxonomy, captions: pa.Table, servers: ExitStack
+) -> Ensemble[str]:
+    """Make the labellers of `label_safety.text`; servers that they need run until `servers` closes."""
     guard = load_guard()
 
-    def ngrams() -> NgramTextLabeller:
-        pairs = load_pairs(Path(settings.data.path) / "curated_pairs.jsonl", guard, taxonomy)
+    def fit_ngrams() -> NgramTextLabeller:
+        train = captions.filter(pc.equal(captions["split"], "train"))["caption_safe"].to_pylist()
+        if not train:
+            raise DataError(f"{STAGE}: no captions of the train split to learn from; raise `data.train`")
+        pairs = load_pairs(data.curated_pairs, guard, taxonomy)
         phrases = [phrase.text for phrase in taxonomy.phrases]
-        return NgramTextLabeller(pairs, phrases, _training_captions(captions), seed=settings.seed)
+        return NgramTextLabeller(pairs, phrases, train, seed=settings.seed)
 
-    calibration = calibration_captions(Path(settings.data.path) / "calibration", guard, taxonomy.categories)
-    threads = settings.compute.threads * settings.compute.workers  # a server's
-    make = partial(text_labeller, ngrams=ngrams, servers=servers, threads=threads)
-    return seat(settings.label_safety.text, calibration, lambda own, known: make(own, calibration=known))
-
-
-def _image_panel(settings: Settings, taxonomy: Taxonomy) -> Panel[bytes]:
-    data = Path(settings.data.path)
-    calibration = calibration_pictures(data / "calibration", load_guard(), taxonomy.categories)
-    phrases = [phrase.text for phrase in taxonomy.phrases]
-    return seat(
-        settings.label_safety.image, calibration, lambda own, known: image_labeller(own, data, phrases, known)
+    calibration = calibration_captions(data.calibration, guard, taxonomy.categories)
+    # a server has the cores that the workers would have
+    threads = settings.compute.threads * settings.compute.workers
+    return calibrate(
+        settings.label_safety.text,
+        calibration,
+        lambda cfg, known: make_text_labeller(
+            cfg, data, known, fit_ngrams=fit_ngrams, servers=servers, threads=threads
+        ),
     )
 
 
-def _score_images(panel: Panel[bytes], order: list[str]) -> Scores:
-    """Each member's scores in the order of the ids; one shard of pictures in memory at a time."""
-    found: dict[str, dict[str, float]] = {member.name: {} for member in panel.members}
+def _image_ensemble(settings: Settings, data: DataFolder, taxonomy: Taxonomy) -> Ensemble[bytes]:
+    calibration = calibration_images(data.calibration, load_guard(), taxonomy.categories)
+    phrases = [phrase.text for phrase in taxonomy.phrases]
+    return calibrate(
+        settings.label_safety.image,
+        calibration,
+        lambda cfg, known: make_image_labeller(cfg, data, phrases, known),
+    )
+
+
+def _score_images(ensemble: Ensemble[bytes], order: list[str]) -> dict[str, np.ndarray]:
+    """Score the images with each member, in the order of the ids; one shard in memory at a time."""
+    by_id: dict[str, dict[str, float]] = {member.name: {} for member in ensemble.members}
     done = 0
-    for shard in sorted(RENDERED.glob("images-*.parquet")):
+    for shard in sorted(artifacts.IMAGES.glob("images-*.parquet")):
         images = read_table(shard, IMAGES).select(["id", "image_generated"])
         ids = images["id"].to_pylist()
         try:
-            scores = panel.score(images["image_generated"].to_pylist())
-        except DataError as error:
-            raise DataError(f"{shard.name}: {_named(str(error), ids)}") from None
+            scores = ensemble.score_each(images["image_generated"].to_pylist())
+        except ImageError as error:
+            raise DataError(f"{shard.name}: {ids[error.index]}: {error.fault}") from None
         for name, values in scores.items():
-            found[name].update(zip(ids, values.tolist(), strict=True))
+            by_id[name].update(zip(ids, values.tolist(), strict=True))
         done += len(ids)
-        print(f"{STAGE}: scored {done}/{len(order)} pictures", flush=True)
-    return {name: np.array([scores[row] for row in order], np.float32) for name, scores in found.items()}
+        print(f"{STAGE}: scored {done}/{len(order)} images", flush=True)
+    return {name: np.array([scores[row] for row in order], np.float32) for name, scores in by_id.items()}
 
 
-def _named(fault: str, ids: list[str]) -> str:
-    """A fault that counts pictures ("image 17: ...") with the row's id in place of the number."""
-    return re.sub(r"^image (\d+)", lambda found: ids[int(found[1])], fault)
-
-
-def _metrics(captions: pa.Table, columns: dict[str, Any]) -> dict[str, Any]:
-    states = count_states(columns["text_label"], columns["image_label"])
-    metrics: dict[str, Any] = {"n": len(columns["id"]), "states": states}
-    if not (RENDERED / "truth.parquet").exists():
+def _errors_against_truth(captions: pa.Table, columns: dict[str, Any]) -> dict[str, Any]:
+    """Return the labels' error by modality; empty without ground truth."""
+    if not artifacts.TRUTH.exists():
         print(f"{STAGE}: no ground truth here, the labels' error is not measured", flush=True)
-        return metrics
-    truth = {row["id"]: row for row in read_table(RENDERED / "truth.parquet", TRUTH).to_pylist()}
-    for side in ("text", "image"):
-        true = [truth[row][f"{side}_unsafe"] for row in columns["id"]]
-        labelled = [label == "unsafe" for label in columns[f"{side}_label"]]
-        metrics[side] = error_report(true, labelled, captions["categories"].to_pylist())
-        print(f"{STAGE}: {side} accuracy {metrics[side]['accuracy']:.3f} (n {len(true)})", flush=True)
-    return metrics
+        return {}
+    truth = {row["id"]: row for row in read_table(artifacts.TRUTH, TRUTH).to_pylist()}
+    errors = {}
+    for modality in ("text", "image"):
+        true = [truth[row][f"{modality}_unsafe"] for row in columns["id"]]
+        labelled = [label == "unsafe" for label in columns[f"{modality}_label"]]
+        errors[modality] = error_report(true, labelled, captions["categories"].to_pylist())
+        print(f"{STAGE}: {modality} accuracy {errors[modality]['accuracy']:.3f} (n {len(true)})", flush=True)
+    return errors
 
 
 if __name__ == "__main__":

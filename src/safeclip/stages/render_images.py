@@ -92,7 +92,7 @@ def _render_shards(
         write_table(out / f"images-{shard:05d}.parquet", rendered.images, IMAGES)
         truth += rendered.truth
         rejected += rendered.rejected
-        _stop_if_too_many(rejected, table.num_rows, own.max_lost)
+        _stop_if_too_many(rejected, table.num_rows, own.max_dropped_share)
         print(f"{STAGE}: {start + len(rows)}/{table.num_rows} rows", flush=True)
     return truth, rejected
 
@@ -102,7 +102,7 @@ def _stop_if_too_many(rejected: list[dict[str, str]], rows: int, most: float) ->
     if len(rejected) > most * rows:
         reason, count = Counter(row["reason"] for row in rejected).most_common(1)[0]
         raise DataError(
-            f"{STAGE}: {len(rejected)} of {rows} rows have no picture, more than `max_lost` {most}; "
+            f"{STAGE}: {len(rejected)} of {rows} rows have no picture, more than `max_dropped_share` {most}; "
             f"{count} of them: {reason}"
         )
 

@@ -52,7 +52,7 @@ def rewrite_captions(settings: Settings) -> None:
     rejected += refused
     destroyed = sum(outcome.destroyed for outcome in outcomes)
     print(f"{STAGE}: {len(rows)} rows, destroyed {destroyed}, quarantined: {summarise(rejected)}", flush=True)
-    counts = count_rows(len(captions), len(rows), len(rejected), destroyed, own.max_lost)
+    counts = count_rows(len(captions), len(rows), len(rejected), destroyed, own.max_dropped_share)
     with output(STAGE) as out:
         write_table(out / "captions.parquet", rows, CAPTIONS)
         write_table(out / "quarantine.parquet", rejected, QUARANTINE)

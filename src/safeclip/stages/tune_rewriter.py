@@ -81,8 +81,8 @@ def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: S
     folder, seed = model_folder(settings.tune_rewriter.model), settings.seed
     captions = load_captions(data / "captions.jsonl")
     train = sorted((row for row in captions if row.split == "train"), key=lambda row: row.id)[: own.captions]
-    requests = candidate_requests(train, taxonomy.phrases, guard, candidates=own.candidates, seed=seed)
-    print(f"{STAGE}: drawing {own.candidates} rewrites of {len(train)} captions", flush=True)
+    requests = candidate_requests(train, taxonomy.phrases, guard, candidates=own.draws, seed=seed)
+    print(f"{STAGE}: drawing {own.draws} rewrites of {len(train)} captions", flush=True)
     drawing = RewriteCaptions(temperature=own.temperature, dtype=settings.tune_rewriter.dtype)
     outcomes, said = draw_candidates(folder, adapter, requests, drawing, guard, seed=seed, scratch=scratch)
     dtype = getattr(torch, settings.tune_rewriter.dtype)

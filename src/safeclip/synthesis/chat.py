@@ -41,14 +41,15 @@ class ChatRequest:
 class ChatReply:
     """What was said; not `complete` if the length limit cut it; `fault` says why there is nothing to use.
 
-    `likeliest` are first tokens with their log-probabilities, as many as `Sampling.likeliest` asked for.
+    `top_logprobs` are first tokens with their log-probabilities, as many as `Sampling.top_logprobs` asked
+    for.
     """
 
     id: str
     text: str
     complete: bool = True
     fault: str = ""
-    likeliest: tuple[tuple[str, float], ...] = ()
+    top_logprobs: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Sampling:
     temperature: float
     top_p: float
     stop: tuple[str, ...] = ("\n",)
-    likeliest: int = 0  # tokens that could come first, told with their probabilities
+    top_logprobs: int = 0  # tokens that could come first, told with their probabilities
 
 
 class Busy(Exception):
@@ -98,7 +99,7 @@ class _Choice(BaseModel):
     logprobs: _Logprobs | None = None
 
     @property
-    def likeliest(self) -> tuple[tuple[str, float], ...]:
+    def top_logprobs(self) -> tuple[tuple[str, float], ...]:
         """What the first token could have been, with log-probabilities; empty if the server did not say."""
         first = (self.logprobs.content if self.logprobs else None) or [_Position()]
         return tuple((candidate.token, candidate.logprob) for candidate in first[0].top_logprobs)
@@ -123,7 +124,7 @@ def request_body(model: str, request: ChatRequest, sampling: Sampling, *, keyed:
         if keyed and sampling.temperature
         else {"seed": request.seed, **how}
     )
-    told = {"logprobs": True, "top_logprobs": sampling.likeliest} if sampling.likeliest else {}
+    told = {"logprobs": True, "top_logprobs": sampling.top_logprobs} if sampling.top_logprobs else {}
     return {
         "model": model,
         "messages": list(request.messages),
@@ -153,9 +154,9 @@ def read_reply(request: ChatRequest, completion: Completion, sampling: Sampling)
     said = choice.message.content or ""
     if choice.finish_reason == "content_filter" or choice.message.refusal:
         return ChatReply(request.id, "", fault="refused by the server")
-    if sampling.likeliest:
-        fault = "" if choice.likeliest else "no probabilities of its first word"
-        return ChatReply(request.id, said, likeliest=choice.likeliest, fault=fault)
+    if sampling.top_logprobs:
+        fault = "" if choice.top_logprobs else "no probabilities of its first word"
+        return ChatReply(request.id, said, top_logprobs=choice.top_logprobs, fault=fault)
     if not said:
         return ChatReply(request.id, "", fault="refused by the server")
     cut = choice.finish_reason == "length"
@@ -202,9 +203,9 @@ class ChatEndpoint:
     url: str
     model: str
     key: str = field(default="", repr=False)
-    in_flight: int = 64  # requests at once
-    answer_seconds: float = 120.0  # for one request
-    attempts: int = 5  # at one request
+    max_concurrency: int = 64  # requests at once
+    request_timeout_s: float = 120.0  # for one request
+    max_attempts: int = 5  # at one request
     keyed: bool = False  # whether the server samples with our noise
     section: str = "rewrite_captions.vllm"  # of params.yaml, that speaks of the server
 
@@ -237,7 +238,9 @@ class ChatEndpoint:
             base_url=self.root,
             headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
             timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            limits=httpx.Limits(max_connections=self.in_flight, max_keepalive_connections=self.in_flight),
+            limits=httpx.Limits(
+                max_connections=self.max_concurrency, max_keepalive_connections=self.max_concurrency
+            ),
             trust_env=httpx.URL(self.root).host not in ("127.0.0.1", "localhost", "::1"),
         )
 
@@ -260,11 +263,11 @@ class _Exchange:
     def __init__(self, endpoint: ChatEndpoint, sampling: Sampling) -> None:
         self._endpoint = endpoint
         self._sampling = sampling
-        self._slots = asyncio.Semaphore(endpoint.in_flight)
+        self._slots = asyncio.Semaphore(endpoint.max_concurrency)
         self._last_answer = 0.0
 
     async def run(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        async with self._endpoint.client(self._endpoint.answer_seconds) as client:
+        async with self._endpoint.client(self._endpoint.request_timeout_s) as client:
             replies = asyncio.gather(*(self._reply(client, request) for request in requests))
             watch = asyncio.create_task(self._watch())
             try:
@@ -293,7 +296,7 @@ class _Exchange:
             try:
                 return read_reply(request, await self._post(client, request), self._sampling)
             except TimeoutError:
-                fault = f"none in {self._endpoint.answer_seconds:g} s"
+                fault = f"none in {self._endpoint.request_timeout_s:g} s"
             except (Busy, Refused) as error:
                 fault = str(error)
             except httpx.HTTPError as error:
@@ -304,14 +307,14 @@ class _Exchange:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((Busy, httpx.TransportError)),
             wait=_Pause(),
-            stop=stop_after_attempt(self._endpoint.attempts),
+            stop=stop_after_attempt(self._endpoint.max_attempts),
             reraise=True,
         )
         return await retrying(self._post_once, client, request)
 
     async def _post_once(self, client: httpx.AsyncClient, request: ChatRequest) -> Completion:
         """One attempt. A request that is not answered in time is not asked again; `TimeoutError`."""
-        sent, limit = time.monotonic(), self._endpoint.answer_seconds
+        sent, limit = time.monotonic(), self._endpoint.request_timeout_s
         body = request_body(self._endpoint.model, request, self._sampling, keyed=self._endpoint.keyed)
         try:
             async with asyncio.timeout(limit):

@@ -66,16 +66,19 @@ def make_rows(
     return rows, rejected
 
 
-def count_rows(total: int, rows: int, rejected: int, destroyed: int, max_lost: float) -> dict[str, int]:
-    """counts.json; `DataError` if rows went missing or more than `max_lost` of them were lost."""
+def count_rows(
+    total: int, rows: int, rejected: int, destroyed: int, max_dropped_share: float
+) -> dict[str, int]:
+    """counts.json; `DataError` if rows went missing or more than `max_dropped_share` of them were lost."""
     counts = {"in": total, "out": rows, "quarantined": rejected, "destroyed": destroyed}
     if total != rows + rejected + destroyed:
         raise DataError(f"{STAGE}: rows went missing ({counts}); this is a defect, please report it")
     lost = rejected + destroyed
-    if lost > max_lost * total:
+    if lost > max_dropped_share * total:
         raise DataError(
             f"{STAGE}: {lost} of {total} rows lost ({rejected} quarantined, {destroyed} destroyed), more "
-            f"than `rewrite_captions.max_lost` = {max_lost}; tune longer or lower the temperature"
+            f"than `rewrite_captions.max_dropped_share` = {max_dropped_share}; tune longer or lower the "
+            "temperature"
         )
     return counts
 

@@ -55,7 +55,7 @@ def serve(
     """
     port, key = _free_port(), secrets.token_urlsafe(16)
     root = f"http://127.0.0.1:{port}"
-    limits = (own.in_flight, own.answer_seconds, own.attempts)
+    limits = (own.max_concurrency, own.request_timeout_s, own.max_attempts)
     endpoint = ChatEndpoint(root, own.model, key, *limits, keyed=True, section=section)
     process = _start(_command(model, own, dtype, port, section), _environment(model, key, threads))
     try:
@@ -195,7 +195,7 @@ def open_endpoint(
     """
     if own.url:
         key = os.environ.get(KEY_VARIABLE, "")
-        limits = (own.in_flight, own.answer_seconds, own.attempts)
+        limits = (own.max_concurrency, own.request_timeout_s, own.max_attempts)
         endpoint = ChatEndpoint(own.url, own.model, key, *limits, section=section)
         endpoint.check()
         yield endpoint

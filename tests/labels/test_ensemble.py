@@ -1,10 +1,20 @@
-"""The labels' error: counted by hand on a few rows."""
+"""Several labellers as one; the labels' error, counted by hand on a few rows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
-from safeclip.labels.agreement import count_states, error_report, label_error
+from safeclip.labels.ensemble import (
+    Ensemble,
+    Member,
+    count_states,
+    error_report,
+    label_error,
+    labels_of,
+)
 
 
 def test_the_four_states_are_counted_and_add_up() -> None:
@@ -37,3 +47,26 @@ def test_the_worst_category_is_named_and_a_row_counts_in_each_of_its_categories(
     assert report["by_category"]["a"]["n"] == 2
     assert report["by_category"]["b"]["recall"] == 0.0
     assert report["worst_category"] == "b"
+
+
+class Fixed:
+    """Gives the same scores whatever it is asked."""
+
+    def __init__(self, *scores: float) -> None:
+        self._scores = np.array(scores, np.float32)
+
+    def score(self, items: Sequence[str]) -> np.ndarray:
+        return self._scores
+
+
+def test_unsafe_if_any_that_votes_says_so() -> None:
+    members = (
+        Member("one", Fixed(0.1, 0.9, 0.2), 0.5, True, {}),
+        Member("other", Fixed(0.7, 0.1, 0.3), 0.5, True, {}),
+        Member("silent", Fixed(0.9, 0.9, 0.9), 0.5, False, {}),
+    )
+    assert labels_of(Ensemble(members).score(["a", "b", "c"])) == ["unsafe", "unsafe", "safe"]
+
+
+def test_the_threshold_itself_is_unsafe() -> None:
+    assert labels_of(np.array([0.49, 0.5, 0.51])) == ["safe", "unsafe", "unsafe"]

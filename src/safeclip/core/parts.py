@@ -1,0 +1,25 @@
+"""Parts of a world that params.yaml names by import path: image engines, labellers, prompts, scenes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from safeclip.core.errors import SettingsError
+
+
+def load_part(path: str) -> Any:
+    """Import the class or function at `path`, written as `package.module:Name`.
+
+    Raises:
+        SettingsError: the path is not of that form, or there is no such module or name.
+    """
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise SettingsError(f"{path!r} is no import path; write it as `package.module:Name`")
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise SettingsError(f"{path}: cannot be imported ({error}); install it or correct the path") from None
+    except AttributeError:
+        raise SettingsError(f"{path}: {module} has no {name}; correct the path") from None
