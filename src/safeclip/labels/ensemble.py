@@ -102,12 +102,12 @@ def calibrate(
         else:
             threshold = cfg.threshold
         labelled = [bool(score >= threshold) for score in scores]
-        error = error_report(calibration.unsafe, labelled, calibration.categories) | {
+        report = error_report(calibration.unsafe, labelled, calibration.categories) | {
             "threshold": round(threshold, 6),
             "stated_recall": cfg.recall if cfg.threshold is None else None,
             "decides": cfg.votes,
         }
-        members.append(Member(name, labeller, threshold, cfg.votes, error))
+        members.append(Member(name, labeller, threshold, cfg.votes, report))
     return Ensemble(tuple(members))
 
 
