@@ -1,4 +1,4 @@
-"""What a client calls an image, checked before any pixel is decoded: known formats, bounded sizes."""
+"""Check what a client sends as an image before any pixel is decoded: a known format, bounded sizes."""
 
 from __future__ import annotations
 
@@ -11,28 +11,15 @@ from PIL import Image
 
 from safeclip.core.errors import DataError
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # those of encoders.load, which imports torch
+# The formats of encoders.load, repeated because that module imports torch.
+FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 16_000_000
+# Longest over shortest side. Resizing sets the shortest side: a strip of 1 x 100,000 pixels would grow.
 MAX_ASPECT = 64
-"""Longest over shortest side. Resizing sets the shortest side: a 1 x 100,000 strip would grow."""
-
-
-CELLS = 8
-"""A blurred picture keeps no more than 8 x 8 colours, whatever its size."""
-
-
-def blurred(picture: bytes) -> bytes:
-    """A WebP of the same size from which the content cannot be recovered."""
-    with Image.open(io.BytesIO(picture)) as opened:
-        cells = opened.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX)
-        size = opened.size
-    buffer = io.BytesIO()
-    cells.resize(size, Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=60)
-    return buffer.getvalue()
 
 
 def decode_base64(text: str, name: str) -> bytes:
-    """The bytes behind `text`; `DataError` naming the item otherwise."""
+    """Decode the base64 of a file. Raises a `DataError` that calls the item `name`."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -40,7 +27,10 @@ def decode_base64(text: str, name: str) -> bytes:
 
 
 def check_image(data: bytes, name: str) -> None:
-    """Refuse unknown formats, more than `MAX_PIXELS` pixels and extreme strips, from the header alone."""
+    """Refuse unknown formats, more than `MAX_PIXELS` pixels and extreme strips, from the header alone.
+
+    Raises a `DataError` that calls the item `name`.
+    """
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -15,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from safeclip.core.errors import DataError, GuardError
+from safeclip.core.images import encode, shrink
 from safeclip.serving.embedder import Embedder
 from safeclip.serving.index import IndexItem, IndexRow, join_rows, write_rows
 from safeclip.serving.schemas import MAX_TEXT_CHARS
@@ -140,7 +139,7 @@ def _picture(source: Source, embedder: Embedder) -> IndexRow:
         IndexItem(source.id, "image", embedder.scorer.marks("image", score)),
         served[0],
         base[0],
-        _thumbnail(data),
+        encode(shrink(data, THUMBNAIL_SIDE), "WEBP", quality=80),
     )
 
 
@@ -156,12 +155,3 @@ def _captions(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
         )
         for source, score, vector, base_vector in zip(sources, scores, served, base, strict=True)
     ]
-
-
-def _thumbnail(data: bytes) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue()

@@ -1,4 +1,8 @@
-"""The few ASGI shapes and answers that the middleware shares."""
+"""What a browser or a scraper GETs: the page at /ui, thumbnails, the OpenAPI document, metrics.
+
+The OpenAPI document has every route, every status and an example for each body. BentoML makes one too, but it
+knows neither tokens nor limits nor forms, and promises error bodies that it does not send.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from safeclip import __version__
-from safeclip.serving.images import blurred
+from safeclip.core.images import blur, encode, read_rgb
 from safeclip.serving.observed import exposition
 from safeclip.serving.schemas import (
     Embeddings,
@@ -30,12 +34,6 @@ from safeclip.serving.schemas import (
     Scores,
     SearchRequest,
 )
-
-# The service's OpenAPI document: every route, every status, an example for each body.
-#
-# BentoML makes one too, but it knows neither tokens nor limits nor forms, and promises error bodies that it
-# does not send.
-
 
 POSTS: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
     "/encode_text": ("Embed texts", EncodeTextRequest, Embeddings),
@@ -121,9 +119,6 @@ def _example(model: type[BaseModel]) -> dict[str, Any]:
     return {name: field.examples[0] for name, field in model.model_fields.items() if field.examples}
 
 
-# What a browser or a scraper GETs: the page at /ui, thumbnails, the OpenAPI document, metrics.
-
-
 HERE = Path(__file__).parent
 FILES = {"/ui": "ui.html", "/ui/ui.css": "ui.css", "/ui/ui.js": "ui.js"}
 GUARDED = {
@@ -156,7 +151,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def gallery_item(request: Request) -> Response:
-    """A row of the gallery: a thumbnail, or the text. Blurred, or no text, unless asked for with `?shown`."""
+    """Answer with the thumbnail or the text of a row, blurred or null unless asked for with `?shown`."""
     engine: Any = request.app.state.engine
     row = request.path_params["row"]
     if engine.index is None or row >= engine.index.size:
@@ -164,8 +159,10 @@ async def gallery_item(request: Request) -> Response:
     thumbnail = engine.index.thumbnail(row)
     shown = "shown" in request.query_params
     if thumbnail:
-        picture = thumbnail if shown else blurred(thumbnail)
-        return Response(picture, media_type="image/webp", headers=GUARDED)
+        if not shown:
+            image = read_rgb(thumbnail)
+            thumbnail = encode(blur(image, image.size), "WEBP", quality=60)
+        return Response(thumbnail, media_type="image/webp", headers=GUARDED)
     return JSONResponse({"text": engine.index.item(row).text if shown else None}, headers=GUARDED)
 
 
