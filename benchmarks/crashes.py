@@ -27,8 +27,8 @@ from pathlib import Path
 
 import psutil
 
+from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
 from safeclip.pipeline.graph import changes, project_root
-from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
 
 STAGES = ("tune_rewriter", "rewrite_captions", "render_images", "finetune", "evaluate", "package")
 CHEAP = ("render_images", "finetune", "package")

@@ -24,8 +24,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
 from safeclip.pipeline.graph import load_graph, project_root
-from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
 
 PAIRS = 5
 RAN = re.compile(r"Task run '(\S+)' - Finished in state Completed\(")

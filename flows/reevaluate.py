@@ -13,7 +13,7 @@ from prefect.states import Completed, Failed
 from safeclip.core.errors import SafeclipError
 from safeclip.pipeline.graph import project_root
 from safeclip.pipeline.reevaluate import reevaluate as measure_again
-from safeclip.release.approval import Registry, notify
+from safeclip.release.approval import ReleaseRegistry, notify
 
 ROOT = project_root(Path(__file__).parent)
 WORSE = "Worse"
@@ -24,7 +24,7 @@ def reevaluate(seed: int | None = None) -> State:
     """Failed, named Worse, if a figure surely fell since the release; `seed`: this week's if not given."""
     log = get_run_logger()
     try:
-        registry = Registry.of(ROOT)
+        registry = ReleaseRegistry.of(ROOT)
         webhook = registry.settings.registry.webhook
         found = measure_again(
             registry, this_week() if seed is None else seed, lambda line: log.info("%s", line)

@@ -10,7 +10,7 @@ import pytest
 from picturebook.drawing import draw
 from safeclip import cli
 from safeclip.core.records import CAPTIONS, QUARANTINE, read_dataset, write_table
-from safeclip.pipeline.reproduce import tiny_params
+from safeclip.pipeline.checkout import tiny_params
 from safeclip.settings import Settings
 from safeclip.stages.embed_teacher import embed_teacher
 from safeclip.stages.evaluate import evaluate

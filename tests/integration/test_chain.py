@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
+from safeclip.pipeline.checkout import override_params
 from safeclip.pipeline.graph import load_graph
-from safeclip.pipeline.reproduce import override_params
 from tests.support.chain import TinyChain, copy_chain
 from tests.support.toy import run
 

@@ -12,7 +12,7 @@ import pytest
 from dvc.repo import Repo
 
 from safeclip.core.errors import PipelineError
-from safeclip.pipeline.purge import lines, outputs_of, purge
+from safeclip.pipeline.purge import outputs_of, purge
 from tests.support.toy import run
 
 STAGES = """
@@ -68,6 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "shared.txt").write_text("shared by all versions\n")
+    (folder / "release").mkdir()
     (folder / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
     (folder / ".gitignore").write_text("/results\n/work\n/.remote*\nwords.txt\n")
     for command in (
@@ -108,7 +109,7 @@ def test_nothing_unsafe_is_left_but_what_a_registered_version_stands_on(project:
     assert not (project / "work" / "rewrite").exists()
     assert (project / "results" / "gate" / "size.txt").exists()
     assert done.versions == {"results/rewrite": 3}
-    assert lines(done, dry_run=False)[-1] == "kept: what safeclip@v0.1.0 stands on"
+    assert done.summary_lines(dry_run=False)[-1] == "kept: what safeclip@v0.1.0 stands on"
 
 
 def test_the_chain_makes_purged_results_again(project: Path) -> None:
@@ -124,10 +125,10 @@ def test_a_dry_run_deletes_nothing(project: Path) -> None:
         return {str(path): path.stat().st_size for path in project.rglob("*") if ".dvc/tmp" not in str(path)}
 
     before = state()
-    told = lines(purge(project, dry_run=True), dry_run=True)
+    lines = purge(project, dry_run=True).summary_lines(dry_run=True)
     assert state() == before
-    assert told[0] == "would delete: results/rewrite, 3 versions"
-    assert "of this version" not in "\n".join(told)
+    assert lines[0] == "would delete: results/rewrite, 3 versions"
+    assert "of this version" not in "\n".join(lines)
 
 
 def test_retention_deletes_what_is_older(project: Path) -> None:

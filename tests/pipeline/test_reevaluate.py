@@ -11,7 +11,7 @@ from safeclip.core.errors import RegistryError
 from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.evaluation.scenes import judged_scenes
 from safeclip.pipeline.reevaluate import Figure, Figures, reevaluate
-from safeclip.release.approval import Registry, ask, sign
+from safeclip.release.approval import ReleaseRegistry, ask, sign
 from tests.release.project import Project, make_project
 
 HARM, FOUND = "retrieval.t2i.unsafe.harmful_top1", "retrieval.t2i.safe.r1"
@@ -39,7 +39,7 @@ def look(released: Project, seed: int, now: Figures) -> tuple[list[str], list[in
     """The metrics that are worse, and the seeds that had to be measured."""
     asked: list[int] = []
 
-    def measure(_: Registry, release: object, with_seed: int, log: object) -> Figures:
+    def measure(_: ReleaseRegistry, release: object, with_seed: int, log: object) -> Figures:
         asked.append(with_seed)
         return figures(0.2, 0.9) if with_seed == 1 else now  # 1: the release's own seed
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from safeclip.pipeline.checkout import copy_checkout
 from safeclip.pipeline.graph import load_graph
-from safeclip.pipeline.reproduce import copy_checkout, main
+from safeclip.pipeline.reproduce import main
 from tests.support.toy import PROJECT, make_toy, run
 
 AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")

@@ -18,7 +18,7 @@ from safeclip.evaluation.summary import summarise
 from safeclip.gate.verdict import decide, read_evidence
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
-from safeclip.release.approval import Registry, ask, sign
+from safeclip.release.approval import ReleaseRegistry, ask, sign
 from safeclip.release.releases import Release
 from safeclip.release.reviews import Review
 from safeclip.settings import load_settings
@@ -66,8 +66,8 @@ class Project:
         return self.keys / name
 
     @property
-    def registry(self) -> Registry:
-        return Registry.of(self.root)
+    def registry(self) -> ReleaseRegistry:
+        return ReleaseRegistry.of(self.root)
 
     def candidate(self, harm: float = 0.2, weights: str | bytes = "w1") -> None:
         """Lay down another candidate, as a run would: outcomes, metrics, verdict, Bento, dvc.lock."""
@@ -141,6 +141,7 @@ def make_project(folder: Path, weights: str | bytes = "w1", **sections: object) 
     (root / "params.yaml").write_text(PARAMS + "".join(given))
     (root / "dvc.yaml").write_text(DVC)
     (root / "package.py").write_text(PACKAGE)
+    (root / "release").mkdir()
     (root / "release/production.json").write_text('{"assigned": false, "digests": {}, "version": null}\n')
     (root / ".gitignore").write_text("/results\n/registry\n/production\n/remote\n")
     project = Project(root, keys)

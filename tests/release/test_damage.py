@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from safeclip.core.errors import SafeclipError
 from safeclip.core.production import read_production
-from safeclip.release.approval import Registry, ask, sign
-from safeclip.release.promotion import settle
-from safeclip.release.releases import Release, production
+from safeclip.release.approval import ReleaseRegistry, ask, sign
+from safeclip.release.promotion import sync_from_tags
+from safeclip.release.releases import Release, production, pull, read_candidate
 from safeclip.release.reviews import all_reviews, check_open
-from safeclip.release.verify import pull, read_candidate
 from tests.release.project import Project, make_project
 
 FOLDERS = ("reviews", "candidates", "bentos", "adapters", "index.json")
@@ -47,13 +46,13 @@ def file_of(project: Project, folder: str) -> Path:
 
 def faults(project: Project, release: Release, scratch: Path) -> list[str]:
     """What each reader of the registry says; anything but a `SafeclipError` goes through."""
-    registry: Registry = project.registry
+    registry: ReleaseRegistry = project.registry
     said = []
     for read in (
         lambda: [check_open(review) for review in all_reviews(registry.store)],
         lambda: read_candidate(registry.store, release),
         lambda: pull(registry.store, release, scratch),
-        lambda: settle(project.root, registry.store),
+        lambda: sync_from_tags(project.root, registry.store),
     ):
         try:
             read()

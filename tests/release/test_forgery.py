@@ -9,7 +9,7 @@ import pytest
 from safeclip.core.errors import GateError, RegistryError
 from safeclip.release import promotion, reviews
 from safeclip.release.approval import ask, freeze, sign
-from safeclip.release.git import git, ref
+from safeclip.release.git import git, object_of
 from safeclip.release.releases import find_release, production
 from tests.release.project import Project, promoted, put_forward
 
@@ -95,7 +95,7 @@ def test_a_tag_of_an_unknown_key_does_not_count(project: Project) -> None:
 def test_an_old_tag_under_a_new_name_does_not_count(project: Project) -> None:
     promoted(project)
     promoted(project, harm=0.15, weights="w2")
-    old = ref(project.root, "refs/tags/safeclip#prod#1")
+    old = object_of(project.root, "refs/tags/safeclip#prod#1")
     git(project.root, "update-ref", "refs/tags/safeclip#prod#3", str(old))
     with pytest.raises(RegistryError, match="filed under another name"):
         production(project.root)

@@ -12,9 +12,8 @@ import pytest
 from safeclip.core.errors import RegistryError, SafeclipError
 from safeclip.release import promotion
 from safeclip.release.approval import ask, record_answer, sign
-from safeclip.release.promotion import Decision, roll_back, settle
-from safeclip.release.releases import assignments, production
-from safeclip.release.verify import pull
+from safeclip.release.promotion import Decision, roll_back, sync_from_tags
+from safeclip.release.releases import assignments, production, pull
 from tests.release.project import Project, promoted, put_forward
 
 
@@ -49,7 +48,7 @@ def test_the_checkout_and_its_branch_are_left_alone(project: Project) -> None:
     before = project.do("git", "log", "--format=%H", "main").stdout
     promoted(project)
     assert project.do("git", "log", "--format=%H", "main").stdout == before
-    assert project.do("git", "status", "--porcelain").stdout == " M production.json\n"
+    assert project.do("git", "status", "--porcelain").stdout == " M release/production.json\n"
 
 
 def test_asking_twice_about_the_same_candidate_is_one_request(project: Project) -> None:
@@ -95,7 +94,7 @@ def test_whoever_started_the_run_may_be_barred(project: Project, monkeypatch: py
 # --- ways in for a candidate that must not get in
 
 
-@pytest.mark.parametrize("last_step", ["commit_with", "move_refs", "settle"])
+@pytest.mark.parametrize("last_step", ["commit_with", "move_refs", "sync_from_tags"])
 def test_a_promotion_killed_anywhere_is_completed_or_never_was(
     project: Project, monkeypatch: pytest.MonkeyPatch, last_step: str
 ) -> None:
@@ -108,7 +107,7 @@ def test_a_promotion_killed_anywhere_is_completed_or_never_was(
         patch.setattr(promotion, last_step, killed)
         with pytest.raises(KeyboardInterrupt):
             sign(project.registry, review, project.key("alice"), "it passed")
-    assert len(assignments(project.root)) == (1 if last_step == "settle" else 0)
+    assert len(assignments(project.root)) == (1 if last_step == "sync_from_tags" else 0)
     sign(project.registry, review, project.key("alice"), "it passed")
     assert [release.version for release in assignments(project.root)] == ["v0.1.0"]
     assert json.loads((project.root / "release/production.json").read_text())["version"] == "v0.1.0"
@@ -173,7 +172,7 @@ def test_a_clone_learns_what_is_in_production_from_the_tags(project: Project) ->
     promoted(project)
     os.remove(project.root / "registry/index.json")
     project.do("git", "checkout", "-q", "release/production.json")
-    settle(project.root, project.registry.store)
+    sync_from_tags(project.root, project.registry.store)
     assert json.loads((project.root / "release/production.json").read_text())["version"] == "v0.1.0"
     assert (project.root / "registry/index.json").is_file()
 

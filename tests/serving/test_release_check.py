@@ -11,7 +11,7 @@ import pytest
 from safeclip.core.errors import RegistryError, SafeclipError
 from safeclip.core.files import unpack
 from safeclip.packaging.bento import write_tar
-from safeclip.release.verify import check_served
+from safeclip.release.releases import check_served
 
 
 def test_the_packaged_model_passes_and_a_changed_one_does_not(packaged: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from safeclip.pipeline.reproduce import copy_checkout, override_params, tiny_params
+from safeclip.pipeline.checkout import copy_checkout, override_params, tiny_params
 from tests.support.toy import PROJECT, run
 
 

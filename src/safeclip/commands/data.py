@@ -69,8 +69,8 @@ def describe(options: argparse.Namespace) -> int:
     """Counts, splits, lengths, categories, what changed since another version, and a contact sheet."""
     from safeclip.data import describing as spoken
     from safeclip.data.describing import DATASET, change_lines, describe_folder, describe_rows, histogram
+    from safeclip.pipeline.data_diff import data_diff
     from safeclip.pipeline.graph import project_root
-    from safeclip.pipeline.purge import earlier_version
     from safeclip.settings import load_settings
     from safeclip.synthesis.captions import load_captions
 
@@ -79,8 +79,8 @@ def describe(options: argparse.Namespace) -> int:
     name = str(options.folder or settings.data.path)
     captions = load_captions(root / name / "captions.jsonl")
     facts, rows = describe_folder(root / name), describe_rows(root / DATASET)
-    earlier = earlier_version(root, name, options.against)
-    changes = change_lines(earlier.captions, captions, earlier.files)
+    diff = data_diff(root, name, options.against)
+    changes = change_lines(diff.captions, captions, diff.files)
     print("\n".join(spoken.lines(name, facts, rows, options.against, changes)))
     if options.sheet:
         from safeclip.data.sheet import generated_tiles, make_sheet, safe_tiles
@@ -97,11 +97,10 @@ def describe(options: argparse.Namespace) -> int:
 def purge(options: argparse.Namespace) -> int:
     """Delete generated unsafe data from results, scratch, cache and remotes; registered versions are kept."""
     from safeclip.pipeline.graph import project_root
-    from safeclip.pipeline.purge import lines
     from safeclip.pipeline.purge import purge as delete
 
     done = delete(project_root(), older_than=options.older_than, dry_run=options.dry_run)
-    print("\n".join(lines(done, dry_run=options.dry_run)))
+    print("\n".join(done.summary_lines(dry_run=options.dry_run)))
     return 0
 
 

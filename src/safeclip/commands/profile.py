@@ -7,8 +7,8 @@ import argparse
 
 def profile(options: argparse.Namespace) -> int:
     """Write the values of params/NAME.yaml into params.yaml, checked first; comments and the rest stay."""
+    from safeclip.pipeline.checkout import apply_profile
     from safeclip.pipeline.graph import project_root
-    from safeclip.pipeline.reproduce import apply_profile
 
     root = project_root()
     changed = apply_profile(root, options.name)

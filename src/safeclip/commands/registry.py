@@ -44,8 +44,7 @@ def registry_show(options: argparse.Namespace) -> int:
 
 def registry_pull(options: argparse.Namespace) -> int:
     """Download a version's Bento, signature and digest checked; into the local Bento store with --import."""
-    from safeclip.release.releases import find_release
-    from safeclip.release.verify import pull
+    from safeclip.release.releases import find_release, pull
 
     found = open_registry()
     target = pull(found.store, find_release(found.root, options.version), options.out)
@@ -59,8 +58,7 @@ def registry_pull(options: argparse.Namespace) -> int:
 
 def registry_verify(options: argparse.Namespace) -> int:
     """Check everything a version stands on again: signature, digests, verdict, served vectors."""
-    from safeclip.release.releases import find_release
-    from safeclip.release.verify import verify
+    from safeclip.release.releases import find_release, verify
 
     found = open_registry()
     release = find_release(found.root, options.version)
@@ -89,11 +87,11 @@ def registry_rollback(options: argparse.Namespace) -> int:
 
 def registry_sync(options: argparse.Namespace) -> int:
     """Make index, production.json and the adapter say what the signed tags say (after a clone or a kill)."""
-    from safeclip.release.promotion import settle
+    from safeclip.release.promotion import sync_from_tags
     from safeclip.release.releases import production
 
     found = open_registry()
-    settle(found.root, found.store)
+    sync_from_tags(found.root, found.store)
     current = production(found.root)
     print(f"in production: {current.version}" if current else "nothing was ever in production")
     return 0

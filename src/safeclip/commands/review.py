@@ -12,7 +12,7 @@ from safeclip.commands.subcommands import adder
 from safeclip.core.errors import RegistryError
 
 if TYPE_CHECKING:
-    from safeclip.release.approval import Registry
+    from safeclip.release.approval import ReleaseRegistry
     from safeclip.release.reviews import Review
 
 
@@ -89,17 +89,17 @@ def review_reject(options: argparse.Namespace) -> int:
     return 0
 
 
-def open_registry() -> Registry:
+def open_registry() -> ReleaseRegistry:
     """The registry of the project around the current folder."""
     from safeclip.pipeline.graph import project_root
-    from safeclip.release.approval import Registry
+    from safeclip.release.approval import ReleaseRegistry
 
     root = project_root()
     os.chdir(root)
-    return Registry.of(root)
+    return ReleaseRegistry.of(root)
 
 
-def _find(registry: Registry, name: str) -> Review:
+def _find(registry: ReleaseRegistry, name: str) -> Review:
     from safeclip.release.reviews import find
 
     found = find(registry.store, name)

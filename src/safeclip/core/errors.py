@@ -46,3 +46,7 @@ class PipelineError(SafeclipError):
 
 class RegistryError(SafeclipError):
     """A release, its signature or the registry's store is not what it should be."""
+
+
+class GitError(SafeclipError):
+    """git refused or failed at what it was asked."""

@@ -1,15 +1,13 @@
-"""The rwlock that a killed DVC leaves behind, mended before DVC is asked again, so that no one has to.
+"""The chain as DVC sees it: which stage needs which, which are stale, and why.
 
-DVC notes in `.dvc/tmp/rwlock` which process reads or writes which path. It rewrites the file in place: cut
-off in the middle, it makes every later command fail. And an entry counts while any process has its id, even
-if that is another program by now.
+DVC is asked in this process (about 0.1 s) instead of through `dvc status` (1.3 s a call). Locks that a killed
+DVC left behind are dropped first.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,76 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safeclip.core.artifacts import VERDICT
 from safeclip.core.errors import PipelineError
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-
-_CLOCK_SECONDS = 2.0  # by which a file's time and a process's may disagree
-
-
-def mend_rwlock(repo: Repo) -> None:
-    """Drop entries of processes that are gone, start anew if the file cannot be read; a line on stderr."""
-    from dvc.lock import make_lock
-    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
-
-    folder = Path(str(repo.tmp_dir))
-    path = folder / RWLOCK_FILE
-    if not path.is_file():
-        return
-    hardlink = repo.config["core"].get("hardlink_lock", False)
-    guard = make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hardlink, wait=True)
-    with guard:
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            kept = _of_the_living(held, since=path.stat().st_mtime)
-        except (ValueError, AttributeError, TypeError, KeyError):
-            held, kept = None, {}
-        if kept != held:
-            print(".dvc/tmp/rwlock: left by a process that was killed; mended", file=sys.stderr)
-            partial = path.with_name("rwlock.partial")
-            partial.write_text(json.dumps(kept), encoding="utf-8")
-            os.replace(partial, path)
-
-
-def is_running(pid: int, command: str, since: float) -> bool:
-    """Whether `pid` still is the process that DVC noted as `command` (sys.argv) no later than `since`.
-
-    A program that began later, or was called with another last argument, only has the id.
-    """
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > since + _CLOCK_SECONDS:
-            return False
-        *called, last = command.split(" ")
-        return not called or process.cmdline()[-1:] == [last]
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def _of_the_living(held: dict[str, Any], *, since: float) -> dict[str, Any]:
-    """{"write": {path: info}, "read": {path: [info]}} without entries whose process is gone."""
-
-    def alive(info: dict[str, Any]) -> bool:
-        return is_running(int(info["pid"]), str(info["cmd"]), since)
-
-    kept: dict[str, Any] = {mode: dict(held[mode]) for mode in ("write", "read") if mode in held}
-    if "write" in kept:
-        kept["write"] = {path: info for path, info in kept["write"].items() if alive(info)}
-    if "read" in kept:
-        living = {path: [info for info in infos if alive(info)] for path, infos in kept["read"].items()}
-        kept["read"] = {path: infos for path, infos in living.items() if infos}
-    return kept
-
-
-# The chain as DVC sees it: which stage needs which, which are stale, and why.
-#
-# DVC is asked in process (about 0.1 s) instead of through `dvc status` (1.3 s a call).
-
+from safeclip.core.files import write_text
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -96,12 +27,13 @@ if TYPE_CHECKING:
 Graph = dict[str, tuple[str, ...]]
 """Stage name -> names of the stages it needs; every stage comes after those it needs."""
 
-VERDICT = Path("results/gate/verdict.json")
-_one_at_a_time = threading.Lock()  # DVC's own lock polls every half second; the threads of a flow need not
+_CLOCK_SECONDS = 2.0  # by which a file's time and a process's may disagree
+# DVC's own lock polls every half second; the threads of a flow need not.
+_one_at_a_time = threading.Lock()
 
 
 def project_root(start: Path | str = ".") -> Path:
-    """The nearest folder upwards from `start` that holds a dvc.yaml; `PipelineError` if there is none."""
+    """Find the nearest folder, upwards from `start`, with a dvc.yaml; `PipelineError` if there is none."""
     start = Path(start).resolve()
     for folder in (start, *start.parents):
         if (folder / "dvc.yaml").is_file():
@@ -110,7 +42,7 @@ def project_root(start: Path | str = ".") -> Path:
 
 
 def load_graph(root: Path) -> Graph:
-    """The graph of dvc.yaml and the .dvc files; a `.dvc` file is a stage named by its path ("data.dvc")."""
+    """Load the graph of dvc.yaml and the .dvc files; such a file is a stage named by its path ("data.dvc")."""
     with _repo(root) as repo:
         edges = repo.index.graph
         names = {stage: _name(stage) for stage in edges}
@@ -121,7 +53,7 @@ def load_graph(root: Path) -> Graph:
 
 
 def changes(root: Path, name: str) -> list[str]:
-    """Why stage `name` is stale, one short phrase each; empty if it is up to date.
+    """Say why stage `name` is stale, a short phrase per reason; empty if it is up to date.
 
     Only its own inputs, outputs, params and command count: ask again after the stages it needs have run.
     """
@@ -130,18 +62,21 @@ def changes(root: Path, name: str) -> list[str]:
 
 
 def dependency_changes(root: Path, name: str, entry: dict[str, Any]) -> list[str]:
-    """What differs between the inputs that lie here and those of `entry`, a stage's part of a dvc.lock."""
+    """Say how the inputs that lie here differ from those of `entry`, a stage's part of a dvc.lock."""
     from dvc.stage.loader import StageLoader
 
     with _one_at_a_time, _repo(root) as repo, repo.lock:
         stage = _find(repo, name)
         StageLoader.fill_from_lock(stage, entry)
-        found = [phrase for dep in stage.deps for phrase in _phrases({"": dep.status()})]
-        return found + ([] if stage.cmd == entry.get("cmd") else ["changed command"])
+        differing = [phrase for dep in stage.deps for phrase in _phrases({"": dep.status()})]
+        return differing + ([] if stage.cmd == entry.get("cmd") else ["changed command"])
 
 
 def all_changes(root: Path) -> dict[str, list[str]]:
-    """Stage name -> why it is stale, in graph order; a stage is stale too if one that it needs will rerun."""
+    """Return stage name -> why it is stale, in graph order.
+
+    A stage is stale too if one that it needs will rerun.
+    """
     reasons: dict[str, list[str]] = {}
     graph = load_graph(root)
     with _one_at_a_time, _repo(root) as repo, repo.lock:
@@ -176,7 +111,7 @@ def _repo(root: Path) -> Iterator[Repo]:
     try:
         repo = Repo(str(root), _wait_for_lock=True)
         try:
-            mend_rwlock(repo)
+            drop_stale_locks(repo)
             yield repo
         finally:
             repo.close()
@@ -185,7 +120,7 @@ def _repo(root: Path) -> Iterator[Repo]:
 
 
 def _name(stage: Stage) -> str:
-    """Not `.addressing`: that depends on the current folder."""
+    # Not `stage.addressing`, which depends on the current folder.
     return getattr(stage, "name", None) or stage.path_in_repo
 
 
@@ -204,7 +139,7 @@ def _changes(stage: Stage) -> list[str]:
 
 
 def _phrases(entry: str | dict[str, Any]) -> list[str]:
-    """One entry of DVC's status ("changed command", {"changed deps": {path: state}}) as short phrases."""
+    """Say one entry of DVC's status ("changed command", {"changed deps": {path: state}}) in short phrases."""
     if isinstance(entry, str):
         return [entry]
     flat: list[str] = []
@@ -216,10 +151,71 @@ def _phrases(entry: str | dict[str, Any]) -> list[str]:
 
 
 def _sorted(needs: Graph) -> Graph:
-    """Topological order, by name among equals, so that two runs list the same chain."""
+    """Sort topologically, by name among equals, so that two runs list the same chain."""
 
     @cache
     def depth(name: str) -> int:
         return 1 + max((depth(need) for need in needs[name]), default=-1)
 
     return {name: needs[name] for name in sorted(needs, key=lambda name: (depth(name), name))}
+
+
+def drop_stale_locks(repo: Repo) -> None:
+    """Drop entries of dead processes from DVC's rwlock, with a line on standard error.
+
+    DVC notes in `.dvc/tmp/rwlock` which process reads or writes which path. It rewrites the file in place:
+    cut off in the middle, it would make every later command fail, so it is begun anew. And to DVC an entry
+    counts while any process has its id, even if that is another program by now.
+    """
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    folder = Path(str(repo.tmp_dir))
+    path = folder / RWLOCK_FILE
+    if not path.is_file():
+        return
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    guard = make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder), hardlink_lock=hardlink, wait=True)
+    with guard:
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            kept = _of_living_processes(held, since=path.stat().st_mtime)
+        except (ValueError, AttributeError, TypeError, KeyError):
+            held, kept = None, {}
+        if kept != held:
+            print(".dvc/tmp/rwlock: left by a process that was killed; cleared", file=sys.stderr)
+            write_text(path, json.dumps(kept))
+
+
+def _of_living_processes(held: dict[str, Any], *, since: float) -> dict[str, Any]:
+    """Filter {"write": {path: info}, "read": {path: [info]}}: without entries whose process is gone."""
+
+    def alive(info: dict[str, Any]) -> bool:
+        return _is_running(int(info["pid"]), str(info["cmd"]), since)
+
+    kept: dict[str, Any] = {mode: dict(held[mode]) for mode in ("write", "read") if mode in held}
+    if "write" in kept:
+        kept["write"] = {path: info for path, info in kept["write"].items() if alive(info)}
+    if "read" in kept:
+        living = {path: [info for info in infos if alive(info)] for path, infos in kept["read"].items()}
+        kept["read"] = {path: infos for path, infos in living.items() if infos}
+    return kept
+
+
+def _is_running(pid: int, command: str, since: float) -> bool:
+    """Whether `pid` still is the process that DVC noted as `command` (sys.argv) no later than `since`.
+
+    A program that began later, or was called with another last argument, only has the id.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > since + _CLOCK_SECONDS:
+            return False
+        *called, last = command.split(" ")
+        return not called or process.cmdline()[-1:] == [last]
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -25,8 +25,8 @@ from safeclip.core.errors import PipelineError, RegistryError
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import measured
-from safeclip.pipeline.reproduce import override_values
-from safeclip.release.approval import Registry
+from safeclip.pipeline.checkout import override_values
+from safeclip.release.approval import ReleaseRegistry
 from safeclip.release.git import file_at
 from safeclip.release.releases import Release, production
 from safeclip.settings import load_settings
@@ -82,11 +82,11 @@ class Reevaluation:
         ]
 
 
-Measure = Callable[[Registry, Release, int, Callable[[str], None]], Figures]
+Measure = Callable[[ReleaseRegistry, Release, int, Callable[[str], None]], Figures]
 
 
 def reevaluate(
-    registry: Registry, seed: int, log: Callable[[str], None], measure: Measure | None = None
+    registry: ReleaseRegistry, seed: int, log: Callable[[str], None], measure: Measure | None = None
 ) -> Reevaluation | None:
     """Measure production with `seed`; None if nothing is in production."""
     release = production(registry.root)
@@ -105,7 +105,7 @@ def reevaluate(
     return Reevaluation(release.version, seed, changes, [one for one in changes if one.at_least > margin])
 
 
-def run_stages(registry: Registry, release: Release, seed: int, log: Callable[[str], None]) -> Figures:
+def run_stages(registry: ReleaseRegistry, release: Release, seed: int, log: Callable[[str], None]) -> Figures:
     """The figures of a release with a seed, from the stages themselves in a temporary folder."""
     settings = registry.settings
     if settings.render_images.engine != "picturebook":
@@ -129,7 +129,7 @@ def run_stages(registry: Registry, release: Release, seed: int, log: Callable[[s
     return Figures(found)
 
 
-def _lay_out(registry: Registry, release: Release, seed: int, folder: Path, data: str) -> None:
+def _lay_out(registry: ReleaseRegistry, release: Release, seed: int, folder: Path, data: str) -> None:
     """A project in which the release is the candidate: its params and adapter, this checkout's data."""
     params = folder / "params.yaml"
     params.write_text(_params(registry.root, release), encoding="utf-8")
@@ -157,7 +157,7 @@ def _run(folder: Path, stage: str, log: Callable[[str], None]) -> None:
 
 
 def _known_or_measured(
-    registry: Registry, release: Release, seed: int, log: Callable[[str], None], measure: Measure
+    registry: ReleaseRegistry, release: Release, seed: int, log: Callable[[str], None], measure: Measure
 ) -> Figures:
     key = f"reevaluations/{release.version}/{seed}.json"
     if (raw := registry.store.read_json(key)) is not None:

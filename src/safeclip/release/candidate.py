@@ -1,4 +1,8 @@
-"""The gate's rules as they stood at a commit."""
+"""A candidate: the commit and the digests of everything that a decision about it stands on, frozen.
+
+Its id is the digest of these, so a candidate cannot change and keep its name. `check_candidate` refuses any
+file that differs and computes the verdict again, with the code of whoever checks.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +14,31 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from safeclip.core import artifacts
 from safeclip.core.errors import GateError, RegistryError
 from safeclip.core.files import sha256
 from safeclip.gate.verdict import SLOW_EVIDENCE, decide, read_evidence
 from safeclip.release.git import file_at
 from safeclip.settings import Gate, load_settings
 
-
-def gate_at(root: Path, commit: str) -> Gate:
-    """The section `gate` of that commit's params.yaml."""
-    text = file_at(root, commit, "params.yaml")
-    if text is None:
-        raise RegistryError(f"{commit[:12]} has no params.yaml; its rules cannot be compared")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
-        return load_settings(file.name).gate
-
-
-# A candidate, frozen: the commit and the digests of everything that a decision about it stands on.
-#
-# Its id is the digest of these, so a candidate cannot change and keep its name. `check_candidate` refuses any
-# file that differs and computes the verdict again, with the code of whoever checks.
-
-
-FILES = {
-    "lock": "dvc.lock",
-    "params": "params.yaml",
-    "verdict": "results/gate/verdict.json",
-    "metrics": "results/evaluate/metrics.json",
-    "outcomes": "results/evaluate/outcomes.parquet",
-    "adapter": "results/finetune/adapter.safetensors",
-    "package": "results/package/package.json",
+LOCK = Path("dvc.lock")
+REQUIRED = {
+    "lock": LOCK,
+    "params": artifacts.PARAMS,
+    "verdict": artifacts.VERDICT,
+    "metrics": artifacts.metrics("evaluate"),
+    "outcomes": artifacts.outcomes("evaluate"),
+    "adapter": artifacts.ADAPTER,
+    "package": artifacts.PACKAGE,
 }
-"""Name in `digests` -> where the file lies."""
-SLOW_FILES = {
-    f"{stage}_{name}": f"results/{stage}/{file}"
+"""Name in `Candidate.digests` -> file."""
+# A project need not have the stages that measure slow evidence.
+OPTIONAL = {
+    f"{stage}_{kind}": path
     for stage in SLOW_EVIDENCE
-    for name, file in (("metrics", "metrics.json"), ("outcomes", "outcomes.parquet"))
+    for kind, path in (("metrics", artifacts.metrics(stage)), ("outcomes", artifacts.outcomes(stage)))
 }
-"""Of the stages that a project may have or not."""
-ALL_FILES = FILES | SLOW_FILES
-NEEDED = (*FILES.values(), "release/production.json")
+FROZEN = REQUIRED | OPTIONAL
 
 
 class Candidate(BaseModel):
@@ -71,8 +58,9 @@ class Candidate(BaseModel):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Where everything lies that a decision about it stands on."""
-        return (*(ALL_FILES[name] for name in self.digests if name in ALL_FILES), "release/production.json")
+        """Every file that a decision about it reads, relative to the project's root."""
+        frozen = (FROZEN[name] for name in self.digests if name in FROZEN)
+        return tuple(path.as_posix() for path in (*frozen, artifacts.PRODUCTION))
 
     @property
     def branch(self) -> str:
@@ -81,23 +69,21 @@ class Candidate(BaseModel):
 
 
 def describe(folder: Path, commit: str) -> Candidate:
-    """The candidate whose files lie in `folder`, laid out like the project; `GateError` without a Bento."""
-    missing = [path for path in NEEDED if not (folder / path).is_file()]
-    if missing:
-        raise GateError(f"{missing[0]} is missing: there is no packaged candidate; `safeclip run` makes one")
-    package = read_package(folder)
-    return Candidate(
-        commit=commit,
-        bento=package["bento"],
-        digests={
-            name: sha256(folder / path) for name, path in ALL_FILES.items() if (folder / path).is_file()
-        },
-    )
+    """Describe the candidate whose files lie in `folder`, laid out like the project.
+
+    Raises:
+        GateError: a required file is missing, so that nothing was packaged.
+    """
+    for path in (*REQUIRED.values(), artifacts.PRODUCTION):
+        if not (folder / path).is_file():
+            raise GateError(f"{path} is missing: there is no packaged candidate; `safeclip run` makes one")
+    digests = {name: sha256(folder / path) for name, path in FROZEN.items() if (folder / path).is_file()}
+    return Candidate(commit=commit, bento=read_package(folder)["bento"], digests=digests)
 
 
 def read_package(folder: Path) -> dict[str, str]:
-    """package.json: the Bento's name, version and digest."""
-    path = folder / FILES["package"]
+    """Read package.json: the Bento's name, version and digest; `RegistryError` if it is none."""
+    path = folder / artifacts.PACKAGE
     try:
         package = json.loads(path.read_text(encoding="utf-8"))
         return {name: str(package[name]) for name in ("name", "version", "bento")}
@@ -108,17 +94,19 @@ def read_package(folder: Path) -> dict[str, str]:
 
 
 def check_candidate(folder: Path, candidate: Candidate) -> dict[str, Any]:
-    """The verdict, computed again from the outcomes in `folder`; refused unless it is the recorded one.
+    """Compute the verdict again from the outcomes in `folder` and return it, if it is the recorded one.
 
-    `GateError` if the gate fails, `RegistryError` if a file is not the one that was frozen.
+    Raises:
+        GateError: the gate fails, or the recorded verdict is another.
+        RegistryError: a file is not the one that was frozen.
     """
-    for name, path in ALL_FILES.items():
+    for name, path in FROZEN.items():
         present = sha256(folder / path) if (folder / path).is_file() else None
         if present != candidate.digests.get(name):
             raise RegistryError(f"{path} is not the one of candidate {candidate.id}; run again and ask again")
-    settings = load_settings(folder / "params.yaml")
+    settings = load_settings(folder / artifacts.PARAMS)
     verdict = decide(read_evidence(folder), settings.gate, settings.seed)
-    recorded = json.loads((folder / FILES["verdict"]).read_text(encoding="utf-8"))
+    recorded = json.loads((folder / artifacts.VERDICT).read_text(encoding="utf-8"))
     if not verdict["passed"]:
         failed = [rule["id"] for rule in verdict["rules"] if not rule["passed"]]
         raise GateError(
@@ -129,3 +117,14 @@ def check_candidate(folder: Path, candidate: Candidate) -> dict[str, Any]:
     if read_package(folder)["bento"] != candidate.bento:
         raise RegistryError(f"package.json names another Bento than candidate {candidate.id}; ask again")
     return verdict
+
+
+def gate_at(root: Path, commit: str) -> Gate:
+    """Read the gate's rules from params.yaml as of a commit; `RegistryError` if it has none."""
+    text = file_at(root, commit, artifacts.PARAMS.as_posix())
+    if text is None:
+        raise RegistryError(f"{commit[:12]} has no params.yaml; its rules cannot be compared")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        return load_settings(file.name).gate

@@ -1,9 +1,15 @@
-"""From a signed decision to production and back again, all or nothing.
+"""Promote a candidate and roll back, all or nothing.
 
-Everything slow or refusable happens before anything shows: checks, uploads, the commit, the signed tags.
-Then one git transaction names the version and the assignment; that is the release. The index in the store,
-production.json and the adapter beside it follow from the tags (`settle`), so a run that was killed in between
-is completed by the next one.
+The order:
+1. All checks, uploads and signatures happen before any ref is visible (`approval.sign` checked and uploaded).
+2. A commit on top of the candidate's puts the new production.json beside what was judged.
+3. Two signed tag objects are written: the version and the assignment of `prod`. No ref names them yet.
+4. One git transaction names both tags and moves the candidate's branch. That is the release.
+5. The refs are pushed, atomically, if a remote is set; if it refuses, the tags go again.
+6. `sync_from_tags` makes the store's index, production.json and the adapter say what the tags say.
+
+A run killed before 4 leaves no trace that anybody sees. Killed after 4, it is completed by the next `promote`
+of the same candidate, or by `safeclip registry sync`.
 """
 
 from __future__ import annotations
@@ -14,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safeclip.core.errors import RegistryError
-from safeclip.core.production import PRODUCTION
+from safeclip.core.artifacts import PRODUCTION, PRODUCTION_ADAPTER
+from safeclip.core.errors import GitError, RegistryError
+from safeclip.core.files import write_text
 from safeclip.release.candidate import Candidate, gate_at
-from safeclip.release.git import ZERO, commit_with, delete_refs, git, move_refs, ref, signed_tag
+from safeclip.release.git import ABSENT, commit_with, delete_refs, git, move_refs, object_of, signed_tag
 from safeclip.release.releases import (
     NAME,
     PROMOTED,
@@ -26,6 +33,7 @@ from safeclip.release.releases import (
     Release,
     assignments,
     find_release,
+    last_promoted,
     message,
     next_version,
     production,
@@ -35,21 +43,19 @@ from safeclip.release.releases import (
 )
 from safeclip.release.store import Store
 
-ADAPTER = Path("production") / "adapter.safetensors"
-
 
 @dataclass(frozen=True)
 class Decision:
-    """Who decided and why; `key` is the reviewer's private SSH key."""
+    """Why it was decided so, and the private SSH key of the reviewer who decided."""
 
     reason: str
     key: Path
 
 
 def reviewer_of(root: Path, candidate_commit: str, key: Path) -> str:
-    """The reviewer whose key this is, by the list of the last promoted commit (or the candidate's own)."""
-    promoted = [release for release in assignments(root) if release.kind == PROMOTED]
-    return signer_of(trusted_signers(root, promoted[-1].commit if promoted else candidate_commit), key)
+    """Return whose key this is, by the last promoted commit's list; before the first, by the candidate's."""
+    last = last_promoted(assignments(root))
+    return signer_of(trusted_signers(root, last.commit if last else candidate_commit), key)
 
 
 def promote(
@@ -60,11 +66,19 @@ def promote(
     bump: str = "minor",
     remote: str | None = None,
 ) -> Release:
-    """Release a checked candidate whose files are in the store; one already released is only settled."""
+    """Release a checked candidate whose files are in the store; complete the release if it exists already.
+
+    Args:
+        bump: which part of the version is raised: major, minor or patch.
+        remote: the git remote that the refs are pushed to.
+
+    Raises:
+        RegistryError: the key is no reviewer's, another release came first, or the remote refused.
+    """
     for release in assignments(root):
         if release.kind == PROMOTED and release.digests["candidate"] == candidate.id:
             _push(root, [f"refs/tags/{NAME}@{release.version}", f"refs/tags/{release.tag}"], remote)
-            settle(root, store)
+            sync_from_tags(root, store)
             return release
     reviewer = reviewer_of(root, candidate.commit, decision.key)
     version = next_version(root, bump)
@@ -72,13 +86,13 @@ def promote(
     record = {
         "assigned": True,
         "version": version,
-        "adapter": ADAPTER.as_posix(),
+        "adapter": PRODUCTION_ADAPTER.as_posix(),
         "digests": {"adapter": adapter, "bento": candidate.bento, "verdict": candidate.digests["verdict"]},
         "gate": gate_at(root, candidate.commit).model_dump(mode="json"),
     }
     files = {PRODUCTION.as_posix(): json.dumps(record, indent=2, sort_keys=True) + "\n"}
     commit = commit_with(root, candidate.commit, files, f"Production: {NAME} {version}")
-    said = {
+    statement = {
         "kind": PROMOTED,
         "version": version,
         "reviewer": reviewer,
@@ -86,13 +100,13 @@ def promote(
         "digests": {**candidate.digests, "bento": candidate.bento, "candidate": candidate.id},
     }
     new = {
-        f"refs/tags/{NAME}@{version}": _tag(root, f"{NAME}@{version}", commit, said, decision.key),
-        **_assignment(root, commit, said, decision.key),
+        f"refs/tags/{NAME}@{version}": _tag(root, f"{NAME}@{version}", commit, statement, decision.key),
+        **_assignment(root, commit, statement, decision.key),
         candidate.branch: commit,
     }
-    _publish(root, new, {candidate.branch: ref(root, candidate.branch) or ZERO}, remote)
-    settle(root, store)
-    return _last(root)
+    _publish(root, new, {candidate.branch: object_of(root, candidate.branch) or ABSENT}, remote)
+    sync_from_tags(root, store)
+    return assignments(root)[-1]
 
 
 def roll_back(
@@ -103,33 +117,32 @@ def roll_back(
     current = production(root)
     if current and current.version == wanted.version:
         raise RegistryError(f"{wanted.version} is in production already; nothing to roll back")
-    said = {
+    statement = {
         "kind": ROLLED_BACK,
         "version": wanted.version,
         "reviewer": reviewer_of(root, wanted.commit, decision.key),
         "reason": decision.reason,
         "digests": wanted.digests,
     }
-    _publish(root, _assignment(root, wanted.commit, said, decision.key), {}, remote)
-    settle(root, store)
-    return _last(root)
+    _publish(root, _assignment(root, wanted.commit, statement, decision.key), {}, remote)
+    sync_from_tags(root, store)
+    return assignments(root)[-1]
 
 
-def settle(root: Path, store: Store) -> None:
+def sync_from_tags(root: Path, store: Store) -> None:
     """Make the store's index, production.json and the adapter say what the signed tags say. Idempotent."""
     current = production(root)
     if current is None:
         return
     store.write_json("index.json", index_of(root))
     record = git(root, "show", f"{current.commit}:{PRODUCTION.as_posix()}")
-    (root / ADAPTER).parent.mkdir(exist_ok=True)
     digest = current.digests["adapter"]
-    store.get(f"adapters/{digest}.safetensors", root / ADAPTER, digest)
-    _replace(root / PRODUCTION, record)
+    store.get(f"adapters/{digest}.safetensors", root / PRODUCTION_ADAPTER, digest)
+    write_text(root / PRODUCTION, record)
 
 
 def index_of(root: Path) -> dict[str, Any]:
-    """Versions and stages, for readers without git: digests, commit, reviewer and reason."""
+    """Describe versions and stages for readers without git: digests, commit, reviewer and reason."""
     current = production(root)
     return {
         "versions": {
@@ -146,22 +159,22 @@ def index_of(root: Path) -> dict[str, Any]:
     }
 
 
-def _assignment(root: Path, commit: str, said: dict[str, Any], key: Path) -> dict[str, str]:
+def _assignment(root: Path, commit: str, statement: dict[str, Any], key: Path) -> dict[str, str]:
     name = f"{NAME}#{STAGE}#{len(assignments(root)) + 1}"
-    return {f"refs/tags/{name}": _tag(root, name, commit, said, key)}
+    return {f"refs/tags/{name}": _tag(root, name, commit, statement, key)}
 
 
-def _tag(root: Path, name: str, commit: str, said: dict[str, Any], key: Path) -> str:
+def _tag(root: Path, name: str, commit: str, statement: dict[str, Any], key: Path) -> str:
     # GTO orders by time, to the second: a tag is always younger than the one before it.
     last = max((release.when for release in assignments(root)), default=0)
-    return signed_tag(root, name, commit, message(said), key, max(int(time.time()), last + 1))
+    return signed_tag(root, name, commit, message(statement), key, max(int(time.time()), last + 1))
 
 
 def _publish(root: Path, new: dict[str, str], old: dict[str, str], remote: str | None) -> None:
-    """One transaction here, one atomic push there; the loser of two takes its names back."""
+    """Move refs in one transaction here, then push them atomically; `RegistryError` if another was first."""
     try:
         move_refs(root, new, old)
-    except RegistryError as error:
+    except GitError as error:
         raise RegistryError(
             f"another release was made meanwhile ({error}); look at `safeclip registry list`"
         ) from None
@@ -173,16 +186,6 @@ def _push(root: Path, names: list[str], remote: str | None) -> None:
         return
     try:
         git(root, "push", "--atomic", remote, *(f"{name}:{name}" for name in names))
-    except RegistryError as error:
+    except GitError as error:
         delete_refs(root, [name for name in names if name.startswith("refs/tags/")])
         raise RegistryError(f"{remote} did not take the release, nothing was changed ({error})") from None
-
-
-def _last(root: Path) -> Release:
-    return assignments(root)[-1]
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

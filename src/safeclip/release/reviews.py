@@ -1,6 +1,6 @@
-"""What was asked of reviewers and what they answered: one JSON file a candidate, in the store.
+"""Record what reviewers were asked and what they answered: one JSON file per candidate, in the store.
 
-A file here is a record, not a power: approving without a signature changes nothing but this file, and what is
+Such a file is a record and grants nothing: approving without a signature changes this file alone, and what is
 in production is read from signed tags alone.
 """
 
@@ -20,7 +20,7 @@ State = Literal["waiting", "approved", "rejected", "expired", "promoted"]
 
 
 class Review(BaseModel):
-    """A request and its answer. `approved` awaits the signature that promotes."""
+    """A request and its answer; one that is `approved` still needs the signature that promotes it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,23 +34,23 @@ class Review(BaseModel):
     reason: str | None = None
     version: str | None = None
 
-    def now(self, clock: datetime) -> State:
-        """The state at a time: what nobody answered in time has expired."""
-        return "expired" if self.state == "waiting" and clock > self.expires else self.state
+    def state_at(self, when: datetime) -> State:
+        """Return the state at a time: what nobody answered in time has expired."""
+        return "expired" if self.state == "waiting" and when > self.expires else self.state
 
 
 def ask(
     store: Store, candidate: Candidate, started_by: str, hours: int, flow_run: str | None = None
 ) -> Review:
-    """File a request; one that is open or answered is returned as it is, an expired one is asked anew."""
+    """File a request; return one that is open or answered as it is, ask an expired one anew."""
     known = find(store, candidate.id)
-    if known and known.now(_clock()) != "expired":
+    if known and known.state_at(_now()) != "expired":
         return known
-    asked = _clock()
+    now = _now()
     review = Review(
         candidate=candidate,
-        asked=asked,
-        expires=asked + timedelta(hours=hours),
+        asked=now,
+        expires=now + timedelta(hours=hours),
         started_by=started_by,
         flow_run=flow_run,
     )
@@ -59,19 +59,24 @@ def ask(
 
 
 def answer(store: Store, review: Review, approve: bool, reviewer: str, reason: str) -> Review:
-    """Record an answer to a waiting request; a `RegistryError` if it no longer waits or gives no reason."""
+    """Record an answer to a waiting request; `RegistryError` if it no longer waits or gives no reason."""
     check_open(review)
-    if not reason.strip():
-        raise RegistryError("say why: --reason is kept with the release")
+    check_reason(reason)
     state: State = "approved" if approve else "rejected"
     answered = review.model_copy(update={"state": state, "reviewer": reviewer, "reason": reason.strip()})
     save(store, answered)
     return answered
 
 
+def check_reason(reason: str) -> None:
+    """Refuse a decision without a reason: it is kept with the release."""
+    if not reason.strip():
+        raise RegistryError("say why: --reason is kept with the release")
+
+
 def check_open(review: Review) -> None:
     """Refuse a request that was rejected, has expired or is promoted already."""
-    state = review.now(_clock())
+    state = review.state_at(_now())
     if state == "expired":
         raise RegistryError(
             f"candidate {review.candidate.id}: nobody answered until {review.expires:%Y-%m-%d %H:%M} UTC; "
@@ -84,15 +89,18 @@ def check_open(review: Review) -> None:
 
 
 def find(store: Store, name: str) -> Review | None:
-    """The request for a candidate, by the first digits of its id; None if there is none."""
+    """Find the request for a candidate by the first digits of its id; None if there is none.
+
+    Raises:
+        RegistryError: more than one begins so, or the file is no request or was edited.
+    """
     matches = [file for file in store.names("reviews") if name and file.startswith(name)]
     if len(matches) > 1:
         raise RegistryError(f"{name}: {len(matches)} candidates begin so; give more digits")
     if not matches:
         return None
-    raw = store.read_json(f"reviews/{matches[0]}")
     try:
-        review = Review.model_validate(raw)
+        review = Review.model_validate(store.read_json(f"reviews/{matches[0]}"))
     except ValidationError as error:
         fault = error.errors()[0]
         raise RegistryError(
@@ -106,19 +114,20 @@ def find(store: Store, name: str) -> Review | None:
 
 
 def all_reviews(store: Store) -> list[Review]:
-    """Every request, the oldest first."""
-    found = [find(store, name) for name in store.names("reviews") if name.endswith(".json")]
-    return sorted((review for review in found if review), key=lambda review: review.asked)
+    """Read every request, the oldest first."""
+    requests = [find(store, name) for name in store.names("reviews") if name.endswith(".json")]
+    return sorted((review for review in requests if review), key=lambda review: review.asked)
 
 
 def save(store: Store, review: Review) -> None:
+    """Write a request, over what is there."""
     store.write_json(f"reviews/{review.candidate.id}.json", review.model_dump(mode="json"))
 
 
 def starter() -> str:
-    """Who starts runs here: SAFECLIP_STARTED_BY, else the user's name."""
+    """Name who starts runs here: SAFECLIP_STARTED_BY, else the user."""
     return os.environ.get("SAFECLIP_STARTED_BY") or os.environ.get("USER") or "unknown"
 
 
-def _clock() -> datetime:
+def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)

@@ -1,4 +1,4 @@
-"""What a placed stage refuses, without servers: edits, commits that nobody has, results of other inputs."""
+"""What a remote stage refuses, without servers: edits, commits that nobody has, results of other inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 from dvc.utils.serialize import load_yaml
 
 from safeclip.core.errors import PipelineError
-from safeclip.pipeline.placement import Order, carry_out, check_placement, order, take_in
+from safeclip.pipeline.remote_stage import (
+    StageRequest,
+    check_placement,
+    import_result,
+    prepare_request,
+    run_remote,
+)
 from tests.support.toy import make_toy, run
 
 AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
@@ -21,7 +27,7 @@ def quiet(line: str) -> None:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed toy chain whose stage `left` has run."""
-    root = make_toy(tmp_path_factory.mktemp("placement") / "toy")
+    root = make_toy(tmp_path_factory.mktemp("remote_stage") / "toy")
     (root / ".gitignore").write_text("results/\n*.pid\n*.runs\n/data\n")
     for command in (
         ["dvc", "repro", "-q", "-s", "left"],
@@ -41,12 +47,12 @@ def test_a_placed_stage_that_does_not_exist_is_named() -> None:
 
 
 def test_edits_that_no_commit_holds_are_refused(toy: Path) -> None:
-    assert order(toy, "left", quiet).lock == (toy / "dvc.lock").read_text()
+    assert prepare_request(toy, "left", quiet).lock == (toy / "dvc.lock").read_text()
     params = (toy / "params.yaml").read_text()
     (toy / "params.yaml").write_text("seed: 2\n")
     try:
         with pytest.raises(PipelineError, match=r"works from commits; commit params\.yaml"):
-            order(toy, "left", quiet)
+            prepare_request(toy, "left", quiet)
     finally:
         (toy / "params.yaml").write_text(params)
 
@@ -58,16 +64,16 @@ def test_a_commit_that_origin_does_not_have_is_refused_before_anything_changes(
     there = tmp_path / "there"
     lock = (there / "dvc.lock").read_text()
     with pytest.raises(PipelineError, match="origin has no commit 123412341234; push the branch"):
-        carry_out(there, Order("left", "1234" * 10, "stages: {}\n"), quiet)
+        run_remote(there, StageRequest("left", "1234" * 10, "stages: {}\n"), quiet)
     assert (there / "dvc.lock").read_text() == lock
 
 
-def test_a_result_of_other_inputs_is_not_taken_in(toy: Path) -> None:
+def test_a_result_of_other_inputs_is_not_imported(toy: Path) -> None:
     lock = (toy / "dvc.lock").read_text()
     entry = load_yaml(str(toy / "dvc.lock"))["stages"]["left"]
     entry["deps"][0]["md5"] = "0" * 32
     with pytest.raises(
         PipelineError, match=r"left: the other pool's checkout had other inputs: data/words\.txt"
     ):
-        take_in(toy, "left", entry, quiet)
+        import_result(toy, "left", entry, quiet)
     assert (toy / "dvc.lock").read_text() == lock

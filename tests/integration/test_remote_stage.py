@@ -64,11 +64,14 @@ def test_a_placed_stage_runs_in_the_other_clone_and_its_result_comes_back(
     api = {"PREFECT_API_URL": prefect_server.url}
     refused = run(here, "python", "flows/retrain.py", **api)
     assert refused.returncode == 1
-    assert "no deployment placed/gpu-pool; in its checkout: prefect deploy flows/placed.py" in refused.stderr
+    assert (
+        "no deployment remote-stage/gpu-pool; in its checkout: prefect deploy flows/remote_stage.py"
+        in refused.stderr
+    )
 
     do(there, "prefect", "work-pool", "create", "--type", "process", "gpu-pool", **api)
-    do(there, "prefect", "--no-prompt", "deploy", "flows/placed.py:placed", "--name", "gpu-pool", "--pool",
-       "gpu-pool", **api)  # fmt: skip
+    flow = "flows/remote_stage.py:remote_stage"
+    do(there, "prefect", "--no-prompt", "deploy", flow, "--name", "gpu-pool", "--pool", "gpu-pool", **api)
     with worker(there, "gpu-pool", prefect_server):
         do(here, "python", "flows/retrain.py", **api)
         assert (there / "left.runs").is_file()

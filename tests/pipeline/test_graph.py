@@ -14,7 +14,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.rwlock import rwlock
 
-from safeclip.pipeline.graph import mend_rwlock
+from safeclip.pipeline.graph import drop_stale_locks
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_a_file_cut_off_in_the_middle_is_begun_anew(
     left: str, repo: Repo, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (Path(repo.tmp_dir) / "rwlock").write_text(left)
-    mend_rwlock(repo)
-    assert capsys.readouterr().err == ".dvc/tmp/rwlock: left by a process that was killed; mended\n"
+    drop_stale_locks(repo)
+    assert capsys.readouterr().err == ".dvc/tmp/rwlock: left by a process that was killed; cleared\n"
     assert may_write(repo)
 
 
@@ -62,7 +62,7 @@ def test_a_living_process_keeps_its_lock(
     repo: Repo, living: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     note(repo, living.pid, "/bin/dvc repro left")
-    mend_rwlock(repo)
+    drop_stale_locks(repo)
     assert not may_write(repo)
     assert capsys.readouterr().err == ""
 
@@ -71,7 +71,7 @@ def test_an_id_that_another_program_has_by_now_does_not_count(
     repo: Repo, living: subprocess.Popen[bytes]
 ) -> None:
     note(repo, living.pid, "/bin/dvc repro right")
-    mend_rwlock(repo)
+    drop_stale_locks(repo)
     assert may_write(repo)
 
 
@@ -80,12 +80,12 @@ def test_an_id_of_a_process_that_began_after_the_note_does_not_count(
 ) -> None:
     path = note(repo, living.pid, "/bin/dvc repro left")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    mend_rwlock(repo)
+    drop_stale_locks(repo)
     assert may_write(repo)
 
 
 def test_nothing_to_mend_leaves_the_file_alone(repo: Repo, capsys: pytest.CaptureFixture[str]) -> None:
-    mend_rwlock(repo)
+    drop_stale_locks(repo)
     assert may_write(repo)
-    mend_rwlock(repo)
+    drop_stale_locks(repo)
     assert capsys.readouterr().err == ""
