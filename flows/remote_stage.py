@@ -1,7 +1,7 @@
 """The flow `remote-stage`: run one stage for a run of `retrain` elsewhere, in this checkout.
 
-Deployed once in the checkout of a pool's workers, under the pool's name; `placement` in params.yaml says which
-stages go there.
+Deployed once in the checkout of a pool's workers, under the pool's name. `placement` in params.yaml says
+which stages go there.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def project_root(start: Path | str = ".") -> Path:
 
 
 def load_graph(root: Path) -> Graph:
-    """Load the graph of dvc.yaml and the .dvc files; such a file is a stage named by its path ("data.dvc")."""
+    """Load the graph of dvc.yaml and the .dvc files; such a file is a stage named by its path."""
     with _repo(root) as repo:
         edges = repo.index.graph
         names = {stage: _name(stage) for stage in edges}
