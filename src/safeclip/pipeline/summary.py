@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
 GATED = "package"  # the stage that runs only after a passed gate
-RAN = (
-    "Completed"  # name of the state of a stage that did its work in this run; else Cached, Skipped and so on
-)
+# The state of a stage that did its work in this run; others are Cached, Skipped and so on.
+RAN = "Completed"
 GATE_FAILED = "GateFailed"  # name of the flow's state
 MOST_LINES = 25
 PLOTS = artifacts.RESULTS / "evaluate" / "plots"
