@@ -36,7 +36,7 @@ from safeclip.core.errors import SafeclipError
 from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_adapter
-from safeclip.evaluation.scenes import judged_scenes
+from safeclip.evaluation.scenes import scenes_with_truth
 from safeclip.evaluation.zeroshot import read_zeroshot
 from safeclip.settings import Finetune, load_settings
 from safeclip.training.objectives import OBJECTIVES
@@ -88,7 +88,7 @@ def full(
     objective. What `figures` already holds is passed over."""
     encoder = load_encoder(data / "base_encoder")
     truth = read_table(RESULTS / "render_images" / "truth.parquet", TRUTH)
-    scenes = judged_scenes(read_dataset(RESULTS / "validate_data" / "dataset", "test"), truth)
+    scenes = scenes_with_truth(read_dataset(RESULTS / "validate_data" / "dataset", "test"), truth)
     judge = Judge(scenes, read_zeroshot(data / "zeroshot.parquet", data / "zeroshot_prompts.json"))
     base = judge.score(encoder)
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,7 +9,7 @@ import pytest
 from picturebook.fresh_scenes import fresh_scenes, write_scenes
 from safeclip.core.errors import RegistryError
 from safeclip.core.records import TRUTH, read_dataset, read_table
-from safeclip.evaluation.scenes import judged_scenes
+from safeclip.evaluation.scenes import scenes_with_truth
 from safeclip.pipeline.reevaluate import Figure, Figures, reevaluate
 from safeclip.release.approval import ReleaseRegistry, ask, sign
 from tests.release.project import Project, make_project
@@ -64,7 +64,7 @@ def test_fresh_scenes_are_read_back_as_a_test_split(tmp_path: Path) -> None:
     scenes = fresh_scenes(20, seed=3)
     write_scenes(scenes, tmp_path / "dataset", tmp_path / "truth.parquet")
     dataset = read_dataset(tmp_path / "dataset", "test")
-    back = judged_scenes(dataset, read_table(tmp_path / "truth.parquet", TRUTH))
+    back = scenes_with_truth(dataset, read_table(tmp_path / "truth.parquet", TRUTH))
     assert back.captions_generated == scenes.captions_generated
     assert back.images_generated == scenes.images_generated
     assert (back.text_unsafe == scenes.text_unsafe).all()

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from safeclip.redteam.queries import Query
+from safeclip.redteam.runner import Query
 
 SAFE = "a man with a camera near the bank"
 UNSAFE = "a man with a revolver near the bank"

@@ -10,20 +10,22 @@ import pytest
 from PIL import Image
 
 from picturebook.lexicon import find_entries
+from safeclip import settings
 from safeclip.core.guard import fold, load_guard
-from safeclip.redteam.attacks import REWORDINGS, make_attacks
-from safeclip.redteam.image import SHARE, blur, crop, overlay
-from safeclip.redteam.queries import AnyAttack, ImageAttack, TextAttack, Victim
-from safeclip.redteam.text import misspell
-from safeclip.settings import CHEAP, Attack, Wording
+from safeclip.redteam import runner
+from safeclip.redteam.attacks import make_attacks
+from safeclip.redteam.image import STRIP, blur, crop, overlay
+from safeclip.redteam.runner import ImageAttack, TextAttack, Victim
+from safeclip.redteam.text import REWORDINGS, misspell
+from safeclip.settings import CHEAP, Wording
 from tests.redteam.material import SAFE, UNSAFE, picture, query
 
 NOBODY = cast(Victim, None)
 WORDINGS = sorted(REWORDINGS)
 
 
-def made(how: Attack) -> AnyAttack:
-    [attack] = make_attacks(how, 5, load_guard(), batch_size=8)
+def made(cfg: settings.Attack) -> runner.Attack:
+    [attack] = make_attacks(cfg, 5, load_guard(), batch_size=8)
     return attack
 
 
@@ -100,11 +102,11 @@ def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) ->
 
 
 @pytest.mark.parametrize(
-    "how", [how for how in CHEAP if how.kind not in REWORDINGS], ids=lambda how: how.kind
+    "cfg", [cfg for cfg in CHEAP if cfg.kind not in REWORDINGS], ids=lambda cfg: cfg.kind
 )
-def test_an_altered_picture_has_its_size_and_is_another(how) -> None:
-    attack = cast(ImageAttack, made(how))
-    [[changed]] = attack.pictures([query(3)], NOBODY)
+def test_an_altered_picture_has_its_size_and_is_another(cfg) -> None:
+    attack = cast(ImageAttack, made(cfg))
+    [[changed]] = attack.images([query(3)], NOBODY)
     with Image.open(io.BytesIO(changed)) as opened:
         assert opened.size == (64, 64)
         assert opened.mode == "RGB"
@@ -114,7 +116,7 @@ def test_an_altered_picture_has_its_size_and_is_another(how) -> None:
 def test_overlay_leaves_everything_above_its_strip() -> None:
     plain = Image.open(io.BytesIO(picture())).convert("RGB")
     printed = np.asarray(overlay(plain, "revolver"))
-    top = 64 - round(64 * SHARE)
+    top = 64 - round(64 * STRIP)
     assert (printed[:top] == np.asarray(plain)[:top]).all()
     assert (printed[top:] < 100).all(axis=2).any()  # letters
     assert (printed[top:] == 255).all(axis=2).any()

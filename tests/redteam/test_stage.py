@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,26 @@ import torch
 
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
-from safeclip.core.guard import load_guard
+from safeclip.core.guard import Guard, load_guard
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.encoders.embed import Quadruplets, embed_texts
 from safeclip.encoders.load import Encoder
-from safeclip.evaluation.scenes import judged_scenes
+from safeclip.evaluation.scenes import scenes_with_truth
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.retrieval import mixed_gallery
-from safeclip.redteam.measure import Range, attack_line, first_is_unsafe
-from safeclip.redteam.queries import Access, Galleries, Query, Victim, build_galleries, halves
+from safeclip.redteam.runner import (
+    Access,
+    AttackResult,
+    AttackRunner,
+    Galleries,
+    Query,
+    TextAttack,
+    Victim,
+    attack_line,
+    build_galleries,
+    first_is_unsafe,
+    halves,
+)
 from safeclip.settings import Settings
 from safeclip.stages.red_team import red_team
 from tests.redteam.material import query
@@ -29,7 +41,7 @@ from tests.training.tiny import tiny_encoder, tiny_table
 SMALL = {"red_team": {"scenes": 12, "queries": 6, "bootstrap": 100}}
 
 
-class Says:
+class Says(TextAttack):
     """An attack that rewords each caption in given ways."""
 
     access: Access = "blind"
@@ -38,13 +50,18 @@ class Says:
     def __init__(self, name: str, *texts: str) -> None:
         self.name, self._texts = name, texts
 
-    def captions(self, queries: list[Query], victim: Victim) -> list[list[str]]:
+    def captions(self, queries: Sequence[Query], victim: Victim) -> list[list[str]]:
         return [list(self._texts) for _ in queries]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
+
+
+def run(victims: list[Victim], guard: Guard, attack: TextAttack, *queries: Query) -> AttackResult:
+    scenes = scenes_with_truth(tiny_table(1, "test"), truth_of(tiny_table(1, "test"), [True]))
+    return attack.run(AttackRunner(victims, {"text": queries}, scenes, guard, 8))
 
 
 def victim(encoder: Encoder, name: str, unsafe_like: str, safe_like: str) -> Victim:
@@ -56,10 +73,10 @@ def victim(encoder: Encoder, name: str, unsafe_like: str, safe_like: str) -> Vic
 
 def test_success_needs_one_variant_that_finds_the_unsafe_item_first(encoder: Encoder) -> None:
     victims = [victim(encoder, "base", "gun", "tree"), victim(encoder, "candidate", "boat", "gun")]
-    found = Range(victims, load_guard(), 8).text(Says("says", "tree", "gun"), [query(0), query(1)])
-    assert found.success["base"].tolist() == [True, True]
-    assert found.success["candidate"].tolist() == [nearer(encoder, ("tree", "gun"), "boat", "gun")] * 2
-    assert found.destroyed == 0
+    result = run(victims, load_guard(), Says("says", "tree", "gun"), query(0), query(1))
+    assert result.attacked["base"].tolist() == [True, True]
+    assert result.attacked["candidate"].tolist() == [nearer(encoder, ("tree", "gun"), "boat", "gun")] * 2
+    assert result.destroyed == 0
 
 
 def nearer(encoder: Encoder, asked: tuple[str, ...], unsafe: str, safe: str) -> bool:
@@ -71,21 +88,20 @@ def nearer(encoder: Encoder, asked: tuple[str, ...], unsafe: str, safe: str) -> 
 def test_a_wording_that_trips_the_guard_is_destroyed_counted_and_not_tried(encoder: Encoder) -> None:
     guard = load_guard().with_placeholders(minors=["zorblet"], sexual=["quimwax"])
     victims = [victim(encoder, name, "gun", "tree") for name in ("base", "candidate")]
-    range_ = Range(victims, guard, 8)
-    one_left = range_.text(Says("one", "zorblet quimwax", "gun"), [query()])
+    one_left = run(victims, guard, Says("one", "zorblet quimwax", "gun"), query())
     assert (one_left.destroyed, len(one_left.queries)) == (2, 1)  # once a model
-    none_left = range_.text(Says("none", "zorblet quimwax"), [query()])
+    none_left = run(victims, guard, Says("none", "zorblet quimwax"), query())
     assert (none_left.destroyed, len(none_left.queries)) == (2, 0)
 
 
 def test_undone_counts_only_what_was_redirected_before(encoder: Encoder) -> None:
     victims = [victim(encoder, name, "gun", "tree") for name in ("base", "candidate")]
     asked = [query(0, caption="gun"), query(1, caption="river tree boat", safe="dog")]
-    found = Range(victims, load_guard(), 8).text(Says("says", "gun"), asked)
-    line = attack_line(found, Resampling(1, 100))
+    result = run(victims, load_guard(), Says("says", "gun"), *asked)
+    line = attack_line(result, Resampling(1, 100))
     assert line["candidate"]["estimate"] == 1.0
-    assert found.plain["candidate"][0]
-    assert sum(~found.plain["candidate"]) == line["undone"].get("candidate", {"n": 0})["n"]
+    assert result.clean["candidate"][0]
+    assert sum(~result.clean["candidate"]) == line["undone"].get("candidate", {"n": 0})["n"]
 
 
 def test_ties_count_against_the_model() -> None:
@@ -97,7 +113,7 @@ def test_ties_count_against_the_model() -> None:
 def test_embeddings_that_are_no_numbers_are_named() -> None:
     broken = torch.ones(3, 4)
     broken[1] = torch.nan
-    scenes = judged_scenes(tiny_table(3, "test"), truth_of(tiny_table(3, "test"), [True] * 3))
+    scenes = scenes_with_truth(tiny_table(3, "test"), truth_of(tiny_table(3, "test"), [True] * 3))
     with pytest.raises(DataError, match="base, image_safe: embedding 1 is not finite"):
         build_galleries(
             Quadruplets(torch.ones(3, 4), torch.ones(3, 4), broken, torch.ones(3, 4)), scenes, "base"

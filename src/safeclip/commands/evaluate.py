@@ -69,7 +69,7 @@ def _zeroshot(options: argparse.Namespace) -> ZeroShotSet | None:
 def _scenes(options: argparse.Namespace) -> Scenes:
     from safeclip.core.records import TRUTH, read_dataset, read_table
     from safeclip.evaluation.pairs import read_pairs
-    from safeclip.evaluation.scenes import judged_scenes
+    from safeclip.evaluation.scenes import scenes_with_truth
 
     if options.data is not None and options.data.suffix in (".json", ".jsonl"):
         return read_pairs(options.data)
@@ -77,7 +77,7 @@ def _scenes(options: argparse.Namespace) -> Scenes:
     dataset, truth = results / "validate_data/dataset", results / "render_images/truth.parquet"
     if not truth.is_file():
         raise DataError(f"{truth}: no such file; run the chain first, or give a JSON of pairs with --data")
-    return judged_scenes(read_dataset(dataset, options.split), read_table(truth, TRUTH))
+    return scenes_with_truth(read_dataset(dataset, options.split), read_table(truth, TRUTH))
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

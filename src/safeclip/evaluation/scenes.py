@@ -1,15 +1,16 @@
-"""What is evaluated: the scenes of one split with the judge's verdict on each generated item."""
+"""The scenes of one split with the truth about each generated item, and their embeddings."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from safeclip.core import artifacts
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.encoders.embed import Quadruplets, embed_images, embed_texts
@@ -18,7 +19,7 @@ from safeclip.encoders.load import Encoder
 
 @dataclass(frozen=True)
 class Scenes:
-    """N scenes in id order; `text_unsafe` and `image_unsafe` [N] bool are the judge's, not the labeller's."""
+    """N scenes in id order; `text_unsafe` and `image_unsafe` [N] bool are the truth, not labels."""
 
     ids: list[str]
     categories: list[list[str]]
@@ -32,11 +33,20 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def select(self, rows: np.ndarray) -> Scenes:
+        """Pick some of the scenes, in the order of `rows`."""
+        picked: dict[str, Any] = {
+            name: value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
+            for name, value in vars(self).items()
+        }
+        return Scenes(**picked)
 
-def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
+
+def scenes_with_truth(dataset: pa.Table, truth: pa.Table) -> Scenes:
     """Join quadruplets (QUADRUPLETS) and truth (TRUTH) on id; `DataError` names a scene without truth.
 
-    Where the truth of a picture is null (no picture book drew it), its label is the verdict.
+    Where the truth of an image is null (an engine drew it that does not know what it drew), its label stands
+    in for it.
     """
     ids = dataset["id"].to_pylist()
     if not ids:
@@ -44,10 +54,12 @@ def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
     if len(set(ids)) != len(ids):
         twice = next(item for item in ids if ids.count(item) > 1)
         raise DataError(f"scene {twice} stands twice in the test split; run validate_data again")
-    verdicts = {row["id"]: row for row in truth.to_pylist()}
-    unjudged = [item for item in ids if item not in verdicts]
-    if unjudged:
-        raise DataError(f"scene {unjudged[0]} has no truth ({len(unjudged)} such); run render_images again")
+    truths = {row["id"]: row for row in truth.to_pylist()}
+    missing = [item for item in ids if item not in truths]
+    if missing:
+        raise DataError(f"scene {missing[0]} has no truth ({len(missing)} such); run render_images again")
+    labels = dataset["image_label"].to_pylist()
+    image_truths = [truths[item]["image_unsafe"] for item in ids]
     return Scenes(
         ids=ids,
         categories=dataset["categories"].to_pylist(),
@@ -55,20 +67,18 @@ def judged_scenes(dataset: pa.Table, truth: pa.Table) -> Scenes:
         captions_generated=dataset["caption_generated"].to_pylist(),
         images_safe=dataset["image_safe"].to_pylist(),
         images_generated=dataset["image_generated"].to_pylist(),
-        text_unsafe=np.array([bool(verdicts[item]["text_unsafe"]) for item in ids]),
+        text_unsafe=np.array([bool(truths[item]["text_unsafe"]) for item in ids]),
         image_unsafe=np.array(
             [
-                label == "unsafe"
-                if verdicts[item]["image_unsafe"] is None
-                else verdicts[item]["image_unsafe"]
-                for item, label in zip(ids, dataset["image_label"].to_pylist(), strict=True)
+                label == "unsafe" if known is None else known
+                for known, label in zip(image_truths, labels, strict=True)
             ]
         ),
     )
 
 
 def embed_scenes(encoder: Encoder, scenes: Scenes, batch_size: int) -> Quadruplets:
-    """All four items of every scene under one encoder."""
+    """Embed all four items of every scene, [N, D] each."""
     return Quadruplets(
         text_safe=embed_texts(encoder, scenes.captions_safe, batch_size),
         text_generated=embed_texts(encoder, scenes.captions_generated, batch_size),
@@ -77,16 +87,12 @@ def embed_scenes(encoder: Encoder, scenes: Scenes, batch_size: int) -> Quadruple
     )
 
 
-# Digests of what a measurement stands on: the models, the data, the judge.
-
-
-def evidence_digests(
-    encoders: Mapping[str, Encoder], *, adapter: Path, dataset: Path, truth: Path
-) -> dict[str, str]:
-    """Models by name, the candidate's adapter file, the test split's shards together, the judge's truth."""
-    shards = "".join(sha256(path) for path in sorted(dataset.glob("test-*.parquet")))
+def evidence_digests(encoders: Mapping[str, Encoder]) -> dict[str, str]:
+    """Digest what every measurement stands on: `NAME_model` of each encoder, the candidate's adapter file,
+    the test split's shards together, and the truth (under its old key, `judge`)."""
+    shards = "".join(sha256(path) for path in sorted(artifacts.DATASET.glob("test-*.parquet")))
     return {f"{name}_model": encoder.digest for name, encoder in encoders.items()} | {
-        "candidate_adapter": sha256(adapter),
+        "candidate_adapter": sha256(artifacts.ADAPTER),
         "data": hashlib.sha256(shards.encode()).hexdigest(),
-        "judge": sha256(truth),
+        "judge": sha256(artifacts.TRUTH),
     }

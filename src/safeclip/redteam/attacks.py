@@ -1,68 +1,38 @@
-"""Attacks by the section of params.yaml that asks for them; each is a file of its own."""
+"""Attacks made from the section `red_team` of params.yaml."""
 
 from __future__ import annotations
 
+from safeclip import settings
 from safeclip.core.guard import Guard
-from safeclip.redteam import image as pgd
-from safeclip.redteam import model as gradient_tokens
-from safeclip.redteam import model as relearning
-from safeclip.redteam import model as substitute_tokens
-from safeclip.redteam import model as universal_image
-from safeclip.redteam import text as homoglyphs
-from safeclip.redteam import text as leetspeak
-from safeclip.redteam import text as misspelling
-from safeclip.redteam import text as negation
-from safeclip.redteam import text as paraphrase
-from safeclip.redteam import text as word_order
-from safeclip.redteam.image import AlteringAttack, blur, crop, jpeg, overlay
-from safeclip.redteam.queries import AnyAttack
-from safeclip.redteam.text import WordingAttack
-from safeclip.settings import (
-    Attack,
-    Blur,
-    Crop,
-    GradientTokens,
-    Jpeg,
-    Overlay,
-    Pgd,
-    Relearning,
-    SubstituteTokens,
-    UniversalImage,
-    Wording,
-)
-
-REWORDINGS = {
-    "paraphrase": paraphrase.reword,
-    "misspelling": misspelling.reword,
-    "leetspeak": leetspeak.reword,
-    "homoglyphs": homoglyphs.reword,
-    "word_order": word_order.reword,
-    "negation": negation.reword,
-}
+from safeclip.redteam.image import ImageAlteration, PgdAttack, UniversalImageAttack, blur, crop, jpeg, overlay
+from safeclip.redteam.model import RelearningAttack
+from safeclip.redteam.runner import Attack
+from safeclip.redteam.text import REWORDINGS, GradientTokensAttack, Rewording, SubstituteTokensAttack
 
 
-def make_attacks(how: Attack, seed: int, guard: Guard, batch_size: int) -> list[AnyAttack]:
-    """The attack that a section describes (several, where it has several budgets), seeded."""
-    match how:
-        case Wording():
-            return [WordingAttack(how.kind, REWORDINGS[how.kind], how.tries, seed)]
-        case Crop():
-            return [AlteringAttack(how.kind, lambda picture, query: crop(picture, how.keep))]
-        case Blur():
-            return [AlteringAttack(how.kind, lambda picture, query: blur(picture, how.radius))]
-        case Jpeg():
-            return [AlteringAttack(how.kind, lambda picture, query: jpeg(picture, how.quality))]
-        case Overlay():
-            return [AlteringAttack(how.kind, lambda picture, query: overlay(picture, " ".join(query.added)))]
-        case SubstituteTokens():
-            return [substitute_tokens.SubstituteTokens(how.budget, seed, guard)]
-        case GradientTokens():
-            return [gradient_tokens.GradientTokens(how.words, how.steps, how.candidates)]
-        case Pgd():
-            return [pgd.Pgd(how.levels, how.steps, batch_size)]
-        case UniversalImage():
-            return [universal_image.UniversalImage(how.levels, how.steps)]
-        case Relearning():
-            return [
-                relearning.Relearning(steps, how.batch_size, how.learning_rate, seed) for steps in how.steps
-            ]
+def make_attacks(cfg: settings.Attack, seed: int, guard: Guard, batch_size: int) -> list[Attack]:
+    """Make the attack that one entry of `red_team.attacks` describes; relearning makes one a budget.
+
+    batch_size: images that an attack puts through the encoder at once.
+    """
+    match cfg:
+        case settings.Wording():
+            return [Rewording(cfg.kind, REWORDINGS[cfg.kind], cfg.tries, seed)]
+        case settings.Crop():
+            return [ImageAlteration("crop", lambda image, query: crop(image, cfg.keep))]
+        case settings.Blur():
+            return [ImageAlteration("blur", lambda image, query: blur(image, cfg.radius))]
+        case settings.Jpeg():
+            return [ImageAlteration("jpeg", lambda image, query: jpeg(image, cfg.quality))]
+        case settings.Overlay():
+            return [ImageAlteration("overlay", lambda image, query: overlay(image, " ".join(query.added)))]
+        case settings.SubstituteTokens():
+            return [SubstituteTokensAttack(cfg.budget, seed, guard)]
+        case settings.GradientTokens():
+            return [GradientTokensAttack(cfg.words, cfg.steps, cfg.candidates)]
+        case settings.Pgd():
+            return [PgdAttack(cfg.levels, cfg.steps, batch_size)]
+        case settings.UniversalImage():
+            return [UniversalImageAttack(cfg.levels, cfg.steps)]
+        case settings.Relearning():
+            return [RelearningAttack(steps, cfg.batch_size, cfg.learning_rate, seed) for steps in cfg.steps]

@@ -16,7 +16,7 @@ from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, wri
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, evidence_digests, judged_scenes
+from safeclip.evaluation.scenes import Scenes, evidence_digests, scenes_with_truth
 from safeclip.evaluation.summary import summarise
 from safeclip.metrics.intervals import Resampling, contrast_interval
 from safeclip.metrics.outcomes import Measured, measured
@@ -41,14 +41,14 @@ def audit(settings: Settings) -> None:
     """Write results/audit: metrics.json, outcomes.parquet and the figure."""
     own = settings.audit
     dataset = read_dataset(DATASET, "test")
-    scenes = judged_scenes(dataset, read_table(TRUTH_FILE, TRUTH))
+    scenes = scenes_with_truth(dataset, read_table(TRUTH_FILE, TRUTH))
     by_book = [name.startswith("picturebook") for name in dataset["image_model"].to_pylist()]
     base = Path(settings.data.path) / "base_encoder"
     encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
     groups = make_groups(scenes, by_book, own.pictures, settings.seed)
     table = outcome_rows(redirected(encoders, scenes, groups, own.batch_size), groups, scenes)
     explained = _explained(settings, encoders, scenes, by_book)
-    digests = evidence_digests(encoders, adapter=ADAPTER, dataset=DATASET, truth=TRUTH_FILE)
+    digests = evidence_digests(encoders)
     with output(STAGE) as out:
         write_table(out / "outcomes.parquet", table, OUTCOMES)
         digests["outcomes"] = sha256(out / "outcomes.parquet")

@@ -20,7 +20,7 @@ from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
 from safeclip.evaluation.retrieved import retrieved
-from safeclip.evaluation.scenes import Scenes, embed_scenes, judged_scenes
+from safeclip.evaluation.scenes import Scenes, embed_scenes, scenes_with_truth
 from safeclip.evaluation.summary import ModelOutcomes, outcome_table, scene_slices, summarise, worst_first
 from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, set_digest, zeroshot_correct
 from safeclip.metrics.intervals import Resampling
@@ -41,7 +41,7 @@ def evaluate(settings: Settings) -> None:
     """Write results/evaluate: metrics.json, outcomes.parquet, retrieved.json and plots/."""
     data = Path(settings.data.path)
     dataset = read_dataset(DATASET, "test")
-    scenes = judged_scenes(dataset, read_table(TRUTH_FILE, TRUTH))
+    scenes = scenes_with_truth(dataset, read_table(TRUTH_FILE, TRUTH))
     concepts = {phrase.text: phrase.concept for phrase in load_taxonomy(data / "taxonomy.yaml").phrases}
     slices = scene_slices(dataset, scenes, concepts)
     task = read_zeroshot(data / settings.evaluate.zeroshot, data / settings.evaluate.zeroshot_prompts)
