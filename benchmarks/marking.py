@@ -25,7 +25,7 @@ from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, embed_scenes, judged_scenes
+from safeclip.evaluation.scenes import Scenes, embed_scenes, scenes_with_truth
 from safeclip.metrics.retrieval import TIE
 from safeclip.settings import load_settings
 
@@ -96,7 +96,7 @@ def main() -> None:
     settings = load_settings(artifacts.PARAMS)
     torch.set_num_threads(settings.compute.threads)
     truth = read_table(artifacts.TRUTH, TRUTH)
-    test, val = (judged_scenes(read_dataset(artifacts.DATASET, split), truth) for split in ("test", "val"))
+    test, val = (scenes_with_truth(read_dataset(artifacts.DATASET, split), truth) for split in ("test", "val"))
     folder = artifacts.DataFolder(Path(settings.data.path)).base_encoder
     known = torch.from_numpy(val.text_unsafe & val.image_unsafe).nonzero()[: arguments.known, 0]
     columns = []
