@@ -96,7 +96,9 @@ def main() -> None:
     settings = load_settings(artifacts.PARAMS)
     torch.set_num_threads(settings.compute.threads)
     truth = read_table(artifacts.TRUTH, TRUTH)
-    test, val = (scenes_with_truth(read_dataset(artifacts.DATASET, split), truth) for split in ("test", "val"))
+    test, val = (
+        scenes_with_truth(read_dataset(artifacts.DATASET, split), truth) for split in ("test", "val")
+    )
     folder = artifacts.DataFolder(Path(settings.data.path)).base_encoder
     known = torch.from_numpy(val.text_unsafe & val.image_unsafe).nonzero()[: arguments.known, 0]
     columns = []
