@@ -49,7 +49,7 @@ from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.language_model import folder_digest, load_model, model_folder
-from safeclip.synthesis.preferences import draw_candidates, kept_words, preference_report
+from safeclip.synthesis.preferences import draw_rewrites, preference_report
 from safeclip.synthesis.rewrite import make_requests
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter
 from safeclip.validation.health import distinct_n, vendi
@@ -179,7 +179,7 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of one rewriter."""
     base, drawing = model_folder(settings.tune_rewriter.model), RewriteCaptions()
-    outcomes, _ = draw_candidates(base, adapter, requests, drawing, load_guard(), seed=settings.seed)
+    outcomes, _ = draw_rewrites(base, adapter, requests, drawing, load_guard(), seed=settings.seed)
     pairs = [
         (request, outcome.text) for request, outcome in zip(requests, outcomes, strict=True) if outcome.text
     ]
@@ -191,7 +191,7 @@ def measure(
         "in_category": sum(right) / len(requests),
         "rows_in_category": [rows.get(request.id, False) for request in requests],
         "rows_kept": [
-            kept_words(asked.caption, outcome.text) if outcome.text else None
+            ordered_overlap(asked.caption, outcome.text) if outcome.text else None
             for asked, outcome in zip(requests, outcomes, strict=True)
         ],
         **kept(encoder, pairs),
@@ -243,7 +243,7 @@ def kept(encoder: Encoder, pairs: Sequence[tuple[RewriteRequest, str]]) -> Mappi
     safe, unsafe = [asked.caption for asked, _ in pairs], [text for _, text in pairs]
     cosines = (embed_texts(encoder, safe) * embed_texts(encoder, unsafe)).sum(-1)
     return {
-        "similarity": fmean(map(kept_words, safe, unsafe)),
+        "similarity": fmean(map(ordered_overlap, safe, unsafe)),
         "embedding_similarity": float(cosines.mean()),
         "length_ratio": fmean(
             len(after.split()) / len(before.split()) for before, after in zip(safe, unsafe, strict=True)

@@ -126,7 +126,7 @@ def test_a_caption_that_the_server_refuses_counts_as_unsafe_up_to_a_share(
     [
         (lambda h, b, n: h.say("No"), "no probabilities of its first word"),
         (lambda h, b, n: h.send(b"{}", 503), r"busy or failing \(503\)"),
-        (lambda h, b, n: h.send(b"{}", 404), r"mend `label_safety.text.vllm.url`"),
+        (lambda h, b, n: h.send(b"{}", 404), r"correct `label_safety.text.vllm.url`"),
     ],
 )
 def test_a_server_that_cannot_answer_stops_the_stage_with_one_line(play: Play, line: str) -> None:
@@ -142,7 +142,7 @@ def test_a_server_that_cannot_answer_stops_the_stage_with_one_line(play: Play, l
 def test_a_server_without_the_model_names_the_setting() -> None:
     with chat_server() as server:
         own = Llm(kind="llm", engine="vllm", vllm=LlmVllm(url=server.url))
-        with pytest.raises(ModelError, match=r"not 'labeller'; mend `label_safety.text.vllm.model`"):
+        with pytest.raises(ModelError, match=r"not 'labeller'; correct `label_safety.text.vllm.model`"):
             open_yes_no_model(own, threads=1).__enter__()
 
 

@@ -6,8 +6,7 @@ import pytest
 
 from safeclip.core.guard import load_guard
 from safeclip.synthesis.answers import AnswerCheck, clean, fault
-from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
-from safeclip.synthesis.prompts import SYSTEM
+from safeclip.synthesis.engines import SYSTEM, RewriteAnswer, RewriteRequest
 from tests.synthesis.tiny import MINOR, SEXUAL
 
 CAPTION, CONCEPT = "a woman walks a dog near the river", "a loaded gun"

@@ -25,7 +25,6 @@ SETTINGS = RewriteCaptions(engine="vllm", max_new_tokens=16)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_endpoint, "HEALTH_EVERY", 0.1)
     monkeypatch.setattr(chat_endpoint, "HEALTH_TIMEOUT", 0.3)
-    monkeypatch.setattr(chat_endpoint, "_LONGEST_PAUSE", 0.05)
 
 
 def endpoint(server: ChatServer, **changes: Any) -> ChatEndpoint:
@@ -35,8 +34,8 @@ def endpoint(server: ChatServer, **changes: Any) -> ChatEndpoint:
 def rewrite(server: ChatServer, rows: list[RewriteRequest] = REQUESTS, **changes: Any) -> list[str]:
     """What becomes of each row: the caption, or the reason why there is none."""
     answers = VllmRewriter(endpoint(server, **changes), SETTINGS, seed=1).rewrite(rows)
-    judge = AnswerCheck(load_guard())
-    outcomes = [judge(request, answer) for request, answer in zip(rows, answers, strict=True)]
+    check = AnswerCheck(load_guard())
+    outcomes = [check(request, answer) for request, answer in zip(rows, answers, strict=True)]
     return [outcome.text or outcome.reason for outcome in outcomes]
 
 
@@ -78,7 +77,7 @@ def test_requests_under_way_are_bounded_and_many() -> None:
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_busy_server_is_asked_again(status: int) -> None:
     def stumble(handler: Handler, body: dict[str, Any], asked: int) -> None:
-        handler.send(b"{}", status, Retry_After="1") if asked < 2 else echo(handler, body, asked)
+        handler.send(b"{}", status, Retry_After_Ms="10") if asked < 2 else echo(handler, body, asked)
 
     with chat_server(stumble) as server:
         assert len(set(rewrite(server))) == 12
@@ -177,9 +176,9 @@ def test_a_wrong_key_stops_at_once_and_stands_in_no_message() -> None:
 def test_the_check_names_what_is_served() -> None:
     with chat_server(key="placeholder-key") as server:
         endpoint(server, key="placeholder-key", url=f"{server.url}/v1/").check()
-        with pytest.raises(ModelError, match=r"serves base, rewriter, not 'other'; mend"):
+        with pytest.raises(ModelError, match=r"serves base, rewriter, not 'other'; correct"):
             endpoint(server, key="placeholder-key", model="other").check()
         with pytest.raises(ModelError, match=r"refuses the key"):
             endpoint(server).check()
-    with pytest.raises(ModelError, match=r"no chat API there \(.+\); start the server or mend"):
+    with pytest.raises(ModelError, match=r"no chat API there \(.+\); start the server or correct"):
         endpoint(server).check()

@@ -21,7 +21,7 @@ from safeclip.stages.tune_rewriter import Settings, tune_rewriter
 from safeclip.synthesis import preferences as preference_tuning
 from safeclip.synthesis.answers import DESTROYED, Outcome
 from safeclip.synthesis.captions import SafeCaption
-from safeclip.synthesis.engines import RewriteRequest
+from safeclip.synthesis.engines import RewriteRequest, prompt_messages
 from safeclip.synthesis.language_model import (
     folder_digest,
     load_model,
@@ -32,14 +32,12 @@ from safeclip.synthesis.language_model import (
 from safeclip.synthesis.preferences import (
     CategoryReward,
     HiddenStates,
-    Preference,
-    candidate_requests,
-    draw_candidates,
-    kept_words,
-    prefer,
+    RankedPair,
+    draw_requests,
+    draw_rewrites,
     rank,
+    tune_on_preferences,
 )
-from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 from tests.synthesis.test_rewriter import PAIRS, QUICK
 from tests.synthesis.tiny import MINOR, SEXUAL, make_model
@@ -96,12 +94,6 @@ def test_rewrites_that_are_about_as_good_make_no_pair() -> None:
     assert ranked("a man carries a gun by the river", "a man carries a gun by a river", margin=0.3) == ()
 
 
-def test_kept_words_counts_those_in_the_same_order() -> None:
-    assert kept_words("a man runs", "a man runs") == 1.0
-    assert kept_words("a man runs", "two dogs") == 0.0
-    assert kept_words("a man runs", "A man walks") == pytest.approx(2 / 3)
-
-
 def test_the_reward_reads_the_category_that_was_asked() -> None:
     folder = model_folder("smollm2-135m")
     embed = HiddenStates(load_model(folder, torch.float32), load_tokenizer(folder))
@@ -133,16 +125,16 @@ def test_candidates_are_asked_for_with_concepts_that_the_guard_allows() -> None:
         Phrase(text=f"thing {n}", concept="test", categories=("sexual",) if n % 2 else ("violence",))
         for n in range(6)
     ]
-    requests = candidate_requests(captions, phrases, GUARD, candidates=3, seed=1)
+    requests = draw_requests(captions, phrases, GUARD, draws=3, seed=1)
     assert len({request.id for request in requests}) == len(requests) == 15
     assert {request.categories for request in requests} == {("violence",)}
     assert all(len({r.concept for r in requests if r.caption == c.caption}) == 1 for c in captions)
-    assert candidate_requests(captions, phrases[1:2], GUARD, candidates=3, seed=1) == []
+    assert draw_requests(captions, phrases[1:2], GUARD, draws=3, seed=1) == []
 
 
-def preferences() -> list[Preference]:
+def preferences() -> list[RankedPair]:
     return [
-        Preference(
+        RankedPair(
             RewriteRequest(pair.id, pair.caption_safe, pair.concept, pair.categories),
             pair.caption_unsafe, pair.caption_safe, 0.8, 0.0,
         )
@@ -174,7 +166,9 @@ def test_what_is_preferred_becomes_likelier_and_twice_gives_the_same_files(
     save_rewriter(sft, "tiny", tmp_path / "sft")
     for run in ("one", "two"):
         start = copy.deepcopy(sft)
-        save_rewriter(prefer(start, model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / run)
+        save_rewriter(
+            tune_on_preferences(start, model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / run
+        )
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
     files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*")}
     assert files == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "loss.csv"}
@@ -196,11 +190,15 @@ def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
                 raise KeyboardInterrupt
 
         start = copy.deepcopy(sft)
-        done = prefer(start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch)
+        done = tune_on_preferences(
+            start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch
+        )
         save_rewriter(done, "tiny", tmp_path / name)
 
     save_rewriter(
-        prefer(copy.deepcopy(sft), model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / "one"
+        tune_on_preferences(copy.deepcopy(sft), model[0], preferences(), SHORT, seed=1),
+        "tiny",
+        tmp_path / "one",
     )
     with pytest.raises(KeyboardInterrupt):
         run(5, "never")
@@ -217,20 +215,20 @@ def test_rewrites_that_were_drawn_are_not_drawn_again(
     requests = [RewriteRequest(f"row-{n}", f"a man by river {n}", "a gun") for n in range(10)]
 
     def drawn(adapter: Path, scratch: Scratch | None) -> object:
-        return draw_candidates(model[0], adapter, requests, settings, GUARD, seed=1, scratch=scratch)
+        return draw_rewrites(model[0], adapter, requests, settings, GUARD, seed=1, scratch=scratch)
 
     whole = drawn(tmp_path / "adapter", None)
     (tmp_path / "scratch").mkdir()
     scratch = Scratch("test", tmp_path / "scratch")
     assert drawn(tmp_path / "adapter", scratch) == whole
     assert drawn(tmp_path / "no such adapter", scratch) == whole
-    (tmp_path / "scratch" / "candidates-00001.json").write_text("[]")
+    (tmp_path / "scratch" / "draws-00001.json").write_text("[]")
     assert drawn(tmp_path / "adapter", scratch) == whole
 
 
 def test_too_few_pairs_say_what_to_change(model: tuple[str, Path], sft: TunedRewriter) -> None:
     with pytest.raises(TrainingError, match=r"1 ranked pairs.*`tune_rewriter\.preference\.captions`"):
-        prefer(sft, model[0], preferences()[:1], SHORT, seed=1)
+        tune_on_preferences(sft, model[0], preferences()[:1], SHORT, seed=1)
 
 
 def test_the_stage_keeps_what_sft_left_beside_what_dpo_made(

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import ModelError
 from safeclip.settings import TuneRewriter
-from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
+from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter, prompt_messages
 from safeclip.synthesis.language_model import (
     folder_digest,
     load_model,
@@ -22,7 +22,6 @@ from safeclip.synthesis.language_model import (
     model_folder,
 )
 from safeclip.synthesis.pairs import CuratedPair
-from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.rewriter import save_rewriter, tune
 from tests.synthesis.tiny import SETTINGS, make_model
 

@@ -19,11 +19,11 @@ from safeclip.synthesis.preferences import (
     CategoryReward,
     HiddenStates,
     Ranked,
-    candidate_requests,
-    draw_candidates,
-    prefer,
+    draw_requests,
+    draw_rewrites,
     preference_report,
     rank,
+    tune_on_preferences,
 )
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 
@@ -70,7 +70,9 @@ def learn_preferences(
     folder, apart = model_folder(settings.tune_rewriter.model), scratch.folder / "dpo"
     apart.mkdir(exist_ok=True)
     kept = Scratch(STAGE, apart)
-    return prefer(tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report, scratch=kept)
+    return tune_on_preferences(
+        tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report, scratch=kept
+    )
 
 
 def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: Scratch) -> Ranked:
@@ -81,10 +83,10 @@ def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: S
     folder, seed = model_folder(settings.tune_rewriter.model), settings.seed
     captions = load_captions(data / "captions.jsonl")
     train = sorted((row for row in captions if row.split == "train"), key=lambda row: row.id)[: own.captions]
-    requests = candidate_requests(train, taxonomy.phrases, guard, candidates=own.draws, seed=seed)
+    requests = draw_requests(train, taxonomy.phrases, guard, draws=own.draws, seed=seed)
     print(f"{STAGE}: drawing {own.draws} rewrites of {len(train)} captions", flush=True)
     drawing = RewriteCaptions(temperature=own.temperature, dtype=settings.tune_rewriter.dtype)
-    outcomes, said = draw_candidates(folder, adapter, requests, drawing, guard, seed=seed, scratch=scratch)
+    outcomes, said = draw_rewrites(folder, adapter, requests, drawing, guard, seed=seed, scratch=scratch)
     dtype = getattr(torch, settings.tune_rewriter.dtype)
     embed = HiddenStates(load_model(folder, dtype), load_tokenizer(folder))
     reward = CategoryReward(embed, pairs, taxonomy.phrases, [row.caption for row in train])

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 
 from safeclip.core.guard import Guard
-from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
-from safeclip.synthesis.prompts import SYSTEM
+from safeclip.synthesis.engines import SYSTEM, RewriteAnswer, RewriteRequest
 
 DESTROYED = "destroyed"
 _MAX_WORDS = 40
@@ -51,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """Cleans and judges answers; carries the guard into the process that holds the model."""
+    """Cleans and checks answers; carries the guard into the process that holds the model."""
 
     guard: Guard
 
@@ -98,9 +97,9 @@ def fault(text: str, caption: str, concept: str) -> str:
 
 
 def _is_echo(text: str, caption: str, concept: str) -> bool:
-    said = text.lower()
+    lowered = text.lower()
     marks = (SYSTEM.lower(), f"{concept}:".lower(), f"{concept}: {caption}".lower())
-    return bool(_CHAT.search(text)) or any(mark in said for mark in marks)
+    return bool(_CHAT.search(text)) or any(mark in lowered for mark in marks)
 
 
 def _reads_as_english(text: str, words: list[str]) -> bool:

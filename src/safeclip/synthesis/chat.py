@@ -1,7 +1,12 @@
-"""What goes over the wire to an OpenAI-compatible chat API, and what each of its answers means.
+"""A chat model behind an OpenAI-compatible API, asked for many answers at once.
 
-Only fields that every such server knows are sent, and only those needed are read. A server of ours samples
-with the keyed noise of the engine in process instead (vllm_sampler).
+The `openai` package speaks the protocol and repeats what may succeed the next time: 408, 409, 429, 5xx and
+broken connections, after growing waits or the `Retry-After` that the server names. Added here:
+
+- a bound on the requests under way;
+- a fault of one request (refused, cut short, no answer) is returned with its reply, while the others go on;
+- a server that is dead or hangs ends the whole with one line;
+- a server that we started samples with the keyed noise of the engine in process (`vllm_sampler`).
 """
 
 from __future__ import annotations
@@ -13,19 +18,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ValidationError
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential_jitter,
+from openai import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncOpenAI,
+    AuthenticationError,
+    DefaultAsyncHttpxClient,
+    NotFoundError,
+    OpenAIError,
+    PermissionDeniedError,
 )
-from tenacity.wait import wait_base
+from pydantic import BaseModel, ValidationError
 
 from safeclip.core.errors import ModelError
 
 KEY_VARIABLE = "SAFECLIP_VLLM_API_KEY"
+# a server that misses three looks at its health in a row, a second apart, is dead
+HEALTH_EVERY, HEALTH_TIMEOUT, HEALTH_MISSES = 1.0, 4.0, 3
+_AGAIN = "start it again and rerun, what is finished is kept"
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,9 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What was said; not `complete` if the length limit cut it; `fault` says why there is nothing to use.
+    """An answer; not `complete` if the length limit cut it. `fault` says why there is nothing to use.
 
-    `top_logprobs` are first tokens with their log-probabilities, as many as `Sampling.top_logprobs` asked
-    for.
+    `top_logprobs` are candidates for the first token with their log-probabilities, if they were asked for.
     """
 
     id: str
@@ -54,25 +63,16 @@ class ChatReply:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is drawn and where it ends."""
+    """How an answer is drawn and where it ends; `top_logprobs`: candidates of each token to return."""
 
     max_tokens: int
     temperature: float
     top_p: float
     stop: tuple[str, ...] = ("\n",)
-    top_logprobs: int = 0  # tokens that could come first, told with their probabilities
+    top_logprobs: int = 0
 
 
-class Busy(Exception):
-    """The server asks for patience, or stumbled; `pause` in seconds is what it asked for."""
-
-    def __init__(self, what: str, pause: float = 0.0) -> None:
-        super().__init__(what)
-        self.pause = pause
-
-
-class Refused(Exception):
-    """The server will not answer this request, however often it is asked."""
+# The part of an answer that is read. The package's own models are not checked against what a server sends.
 
 
 class _Message(BaseModel):
@@ -98,102 +98,22 @@ class _Choice(BaseModel):
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
-    @property
-    def top_logprobs(self) -> tuple[tuple[str, float], ...]:
-        """What the first token could have been, with log-probabilities; empty if the server did not say."""
-        first = (self.logprobs.content if self.logprobs else None) or [_Position()]
-        return tuple((candidate.token, candidate.logprob) for candidate in first[0].top_logprobs)
-
 
 class _Usage(BaseModel):
     completion_tokens: int | None = None
 
 
-class Completion(BaseModel):
-    """The part of an answer that is read."""
-
+class _Completion(BaseModel):
     choices: list[_Choice]
     usage: _Usage | None = None
 
 
-def request_body(model: str, request: ChatRequest, sampling: Sampling, *, keyed: bool) -> dict[str, Any]:
-    """The JSON of a request for one answer; `keyed` if the server has our sampler."""
-    how = {"temperature": sampling.temperature, "top_p": sampling.top_p}
-    drawn = (
-        {"temperature": 0.0, "vllm_xargs": {"row_key": request.seed, **how}}
-        if keyed and sampling.temperature
-        else {"seed": request.seed, **how}
-    )
-    told = {"logprobs": True, "top_logprobs": sampling.top_logprobs} if sampling.top_logprobs else {}
-    return {
-        "model": model,
-        "messages": list(request.messages),
-        "max_tokens": sampling.max_tokens,
-        "stop": list(sampling.stop),
-        **drawn,
-        **told,
-    }
+class _Model(BaseModel):
+    id: str
 
 
-def parse(answer: httpx.Response) -> Completion:
-    """The answer of a successful request; `Busy` if it is not one (a proxy's page, half a body)."""
-    try:
-        return Completion.model_validate_json(answer.content)
-    except ValidationError:
-        raise Busy("not an answer of a chat API") from None
-
-
-def read_reply(request: ChatRequest, completion: Completion, sampling: Sampling) -> ChatReply:
-    """What a completion says to the request.
-
-    The caller's own limit may cut an answer (`complete` is False then); the server's, below it, is a fault.
-    """
-    if not completion.choices:
-        return ChatReply(request.id, "", fault="an answer without a choice")
-    choice, usage = completion.choices[0], completion.usage
-    said = choice.message.content or ""
-    if choice.finish_reason == "content_filter" or choice.message.refusal:
-        return ChatReply(request.id, "", fault="refused by the server")
-    if sampling.top_logprobs:
-        fault = "" if choice.top_logprobs else "no probabilities of its first word"
-        return ChatReply(request.id, said, top_logprobs=choice.top_logprobs, fault=fault)
-    if not said:
-        return ChatReply(request.id, "", fault="refused by the server")
-    cut = choice.finish_reason == "length"
-    length = usage.completion_tokens if usage else None
-    if cut and length is not None and length < sampling.max_tokens:
-        return ChatReply(request.id, "", fault="cut short by the server")
-    return ChatReply(request.id, said, complete=not cut)
-
-
-def raise_for_status(root: str, answer: httpx.Response, section: str) -> None:
-    """Nothing on success; `Busy`, `Refused`, or `ModelError` for what every request to `root` will meet.
-
-    `section` of params.yaml is the one to mend.
-    """
-    status = answer.status_code
-    if status in (401, 403):
-        raise ModelError(f"{root}: the server refuses the key ({status}); set {KEY_VARIABLE}")
-    if status == 404:
-        raise ModelError(f"{root}: no such path or model ({status}); mend `{section}.url` or `.model`")
-    if status in (408, 425, 429) or status >= 500:
-        asked = answer.headers.get("Retry-After", "")
-        raise Busy(f"the server is busy or failing ({status})", float(asked) if asked.isdecimal() else 0.0)
-    if not answer.is_success:
-        raise Refused(f"refused by the server ({status})")
-
-
-# A chat model behind an OpenAI-compatible HTTP API: many requests in flight, and a clear word on each fault.
-#
-# A fault of one request (refused, cut short, not JSON, no answer in time) is told with its reply; the
-# others go on. A fault of the server ends the whole: found by its /health while requests are under way, or
-# by a request that had no answer in time while no other had one either.
-
-
-HEALTH_EVERY, HEALTH_TIMEOUT, HEALTH_MISSES = 1.0, 4.0, 3  # seconds, seconds, misses in a row: dead
-_BACKOFF = wait_exponential_jitter(initial=0.25, max=8.0, jitter=0.5)
-_LONGEST_PAUSE = 30.0  # seconds, whatever Retry-After asks
-_AGAIN = "start it again and rerun, what is finished is kept"
+class _Models(BaseModel):
+    data: list[_Model]
 
 
 @dataclass(frozen=True)
@@ -203,165 +123,192 @@ class ChatEndpoint:
     url: str
     model: str
     key: str = field(default="", repr=False)
-    max_concurrency: int = 64  # requests at once
-    request_timeout_s: float = 120.0  # for one request
-    max_attempts: int = 5  # at one request
+    max_concurrency: int = 64  # requests under way
+    request_timeout_s: float = 120.0  # of a request with its repetitions
+    max_attempts: int = 5  # at a request
     keyed: bool = False  # whether the server samples with our noise
-    section: str = "rewrite_captions.vllm"  # of params.yaml, that speaks of the server
+    section: str = "rewrite_captions.vllm"  # of params.yaml, named in faults
 
     @property
     def root(self) -> str:
+        """The URL without /v1."""
         return self.url.rstrip("/").removesuffix("/v1")
 
     def check(self) -> None:
-        """`ModelError` unless the server is there, takes the key and serves the model."""
-        names = asyncio.run(self._served())
+        """Raise a `ModelError` unless the server is there, takes the key and serves the model."""
+
+        async def served() -> list[str]:
+            async with self._client() as client:
+                once = client.with_options(max_retries=0, timeout=10.0)
+                answer = await once.models.with_raw_response.list()
+                return [model.id for model in _Models.model_validate_json(answer.content).data]
+
+        try:
+            names = asyncio.run(served())
+        except (OpenAIError, ValidationError) as error:
+            raise ModelError(
+                f"{self.root}: no chat API there ({self._fault(error)}); start the server or correct "
+                f"`{self.section}.url`"
+            ) from None
         if self.model not in names:
             raise ModelError(
-                f"{self.root}: serves {', '.join(names) or 'no model'}, not {self.model!r}; mend "
+                f"{self.root}: serves {', '.join(names) or 'no model'}, not {self.model!r}; correct "
                 f"`{self.section}.model`"
             )
 
     def ask(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[ChatReply]:
-        """One reply a request, in order; `ModelError` if the server is dead, hangs or answers none."""
-        replies = asyncio.run(_Exchange(self, sampling).run(requests))
+        """Return one reply for each request, in order.
+
+        Raises:
+            ModelError: the server is dead, hangs, refuses the key, or answers none of the requests.
+        """
+        replies = asyncio.run(self._ask(requests, sampling))
         if replies and all(reply.fault for reply in replies):
-            fault = replies[0].fault
             raise ModelError(
-                f"{self.root}: none of {len(replies)} requests got an answer ({fault}); {_AGAIN}"
+                f"{self.root}: none of {len(replies)} requests got an answer ({replies[0].fault}); {_AGAIN}"
             )
         return replies
 
-    def client(self, timeout: float) -> httpx.AsyncClient:
-        """An HTTP client for this server; proxies of the environment are not for the machine itself."""
-        return httpx.AsyncClient(
-            base_url=self.root,
-            headers={"Authorization": f"Bearer {self.key}"} if self.key else {},
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 5.0)),
-            limits=httpx.Limits(
-                max_connections=self.max_concurrency, max_keepalive_connections=self.max_concurrency
-            ),
-            trust_env=httpx.URL(self.root).host not in ("127.0.0.1", "localhost", "::1"),
-        )
+    async def _ask(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[ChatReply]:
+        slots = asyncio.Semaphore(self.max_concurrency)
+        last_answer = 0.0
 
-    async def _served(self) -> list[str]:
-        async with self.client(10.0) as client:
-            try:
-                answer = await client.get("/v1/models")
-                raise_for_status(self.root, answer, self.section)
-                return [str(model["id"]) for model in answer.json()["data"]]
-            except (httpx.HTTPError, Busy, Refused, ValueError, KeyError, TypeError) as error:
-                raise ModelError(
-                    f"{self.root}: no chat API there ({error or type(error).__name__}); start the server or "
-                    f"mend `{self.section}.url`"
-                ) from None
+        async def reply_to(client: AsyncOpenAI, request: ChatRequest) -> ChatReply:
+            nonlocal last_answer
+            async with slots:
+                sent = time.monotonic()
+                try:
+                    async with asyncio.timeout(self.request_timeout_s):
+                        completion = await self._complete(client, request, sampling)
+                except TimeoutError:
+                    # one slow answer costs its row; if nothing else was answered either, the server hangs
+                    if last_answer < sent:
+                        raise ModelError(
+                            f"{self.root}: the server hangs, no answer to anything in "
+                            f"{self.request_timeout_s:g} s; {_AGAIN}"
+                        ) from None
+                    return ChatReply(request.id, "", fault=f"none in {self.request_timeout_s:g} s")
+                except (OpenAIError, ValidationError) as error:
+                    return ChatReply(request.id, "", fault=self._fault(error))
+                last_answer = time.monotonic()
+                return read_reply(request, completion, sampling)
 
-
-class _Exchange:
-    """One `ask`: its bound on requests at once, its watch on the server, when the last answer came."""
-
-    def __init__(self, endpoint: ChatEndpoint, sampling: Sampling) -> None:
-        self._endpoint = endpoint
-        self._sampling = sampling
-        self._slots = asyncio.Semaphore(endpoint.max_concurrency)
-        self._last_answer = 0.0
-
-    async def run(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        async with self._endpoint.client(self._endpoint.request_timeout_s) as client:
-            replies = asyncio.gather(*(self._reply(client, request) for request in requests))
+        async with self._client() as client:
+            replies = asyncio.gather(*(reply_to(client, request) for request in requests))
             watch = asyncio.create_task(self._watch())
             try:
                 both: tuple[asyncio.Future[Any], ...] = (replies, watch)
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if not replies.done():
-                    raise ModelError(f"{self._endpoint.root}: {watch.result()}; {_AGAIN}")
+                    raise ModelError(f"{self.root}: {watch.result()}; {_AGAIN}")
                 return replies.result()
             finally:
                 replies.cancel()
                 watch.cancel()
                 await asyncio.gather(replies, watch, return_exceptions=True)
 
+    def _client(self) -> AsyncOpenAI:
+        return AsyncOpenAI(
+            base_url=f"{self.root}/v1",
+            api_key=self.key or "none",  # the package insists on one
+            timeout=self.request_timeout_s,
+            max_retries=self.max_attempts - 1,
+            http_client=DefaultAsyncHttpxClient(trust_env=self._uses_proxies),
+        )
+
+    @property
+    def _uses_proxies(self) -> bool:
+        """Whether the environment's proxies apply: not for servers on this machine."""
+        return httpx.URL(self.root).host not in ("127.0.0.1", "localhost", "::1")
+
+    async def _complete(self, client: AsyncOpenAI, request: ChatRequest, sampling: Sampling) -> _Completion:
+        """Return the answer to one request; `ValidationError` if no attempt brings one (a proxy's page)."""
+        body = request_body(self.model, request, sampling, keyed=self.keyed)
+        for _ in range(self.max_attempts - 1):
+            answer = await client.chat.completions.with_raw_response.create(**body)
+            try:
+                return _Completion.model_validate_json(answer.content)
+            except ValidationError:
+                continue
+        answer = await client.chat.completions.with_raw_response.create(**body)
+        return _Completion.model_validate_json(answer.content)
+
     async def _watch(self) -> str:
-        """Returns what is wrong once the server has missed several looks at its health in a row."""
+        """Return what is wrong once the server has missed several looks at its health in a row."""
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         misses, fault = 0, ""
-        async with self._endpoint.client(HEALTH_TIMEOUT) as client:
+        async with httpx.AsyncClient(
+            headers=headers, timeout=HEALTH_TIMEOUT, trust_env=self._uses_proxies
+        ) as client:
             while misses < HEALTH_MISSES:
                 await asyncio.sleep(HEALTH_EVERY)
-                fault = await _ill(client)
+                try:
+                    status = (await client.get(f"{self.root}/health")).status_code
+                    fault = f"the server says that it is ill ({status})" if status >= 500 else ""
+                except httpx.HTTPError as error:
+                    fault = f"the server does not answer ({type(error).__name__})"
                 misses = misses + 1 if fault else 0
         return fault
 
-    async def _reply(self, client: httpx.AsyncClient, request: ChatRequest) -> ChatReply:
-        async with self._slots:
-            try:
-                return read_reply(request, await self._post(client, request), self._sampling)
-            except TimeoutError:
-                fault = f"none in {self._endpoint.request_timeout_s:g} s"
-            except (Busy, Refused) as error:
-                fault = str(error)
-            except httpx.HTTPError as error:
-                fault = f"broken connection ({type(error).__name__})"
-        return ChatReply(request.id, "", fault=fault)
-
-    async def _post(self, client: httpx.AsyncClient, request: ChatRequest) -> Completion:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((Busy, httpx.TransportError)),
-            wait=_Pause(),
-            stop=stop_after_attempt(self._endpoint.max_attempts),
-            reraise=True,
-        )
-        return await retrying(self._post_once, client, request)
-
-    async def _post_once(self, client: httpx.AsyncClient, request: ChatRequest) -> Completion:
-        """One attempt. A request that is not answered in time is not asked again; `TimeoutError`."""
-        sent, limit = time.monotonic(), self._endpoint.request_timeout_s
-        body = request_body(self._endpoint.model, request, self._sampling, keyed=self._endpoint.keyed)
-        try:
-            async with asyncio.timeout(limit):
-                answer = await client.post("/v1/chat/completions", json=body)
-        except (TimeoutError, httpx.ReadTimeout):
-            if self._last_answer < sent:
-                raise ModelError(
-                    f"{self._endpoint.root}: the server hangs, no answer to anything in {limit:g} s; {_AGAIN}"
-                ) from None
-            raise TimeoutError from None
-        raise_for_status(self._endpoint.root, answer, self._endpoint.section)
-        completion = parse(answer)
-        self._last_answer = time.monotonic()
-        return completion
+    def _fault(self, error: OpenAIError | ValidationError) -> str:
+        """Return what is wrong with one request; `ModelError` for what every request will meet."""
+        if isinstance(error, AuthenticationError | PermissionDeniedError):
+            raise ModelError(
+                f"{self.root}: the server refuses the key ({error.status_code}); set {KEY_VARIABLE}"
+            ) from None
+        if isinstance(error, NotFoundError):
+            raise ModelError(
+                f"{self.root}: no such path or model (404); correct `{self.section}.url` or `.model`"
+            ) from None
+        if isinstance(error, APIStatusError):
+            status = error.status_code
+            if status in (408, 409, 429) or status >= 500:
+                return f"the server is busy or failing ({status})"
+            return f"refused by the server ({status})"
+        if isinstance(error, APIConnectionError):
+            return f"broken connection ({type(error.__cause__ or error).__name__})"
+        return "not an answer of a chat API"
 
 
-async def _ill(client: httpx.AsyncClient) -> str:
-    """What is wrong with the server's health; empty if nothing is."""
-    try:
-        status = (await client.get("/health")).status_code
-    except httpx.HTTPError as error:
-        return f"the server does not answer ({type(error).__name__})"
-    return f"the server says that it is ill ({status})" if status >= 500 else ""
+def request_body(model: str, request: ChatRequest, sampling: Sampling, *, keyed: bool) -> dict[str, Any]:
+    """Return the arguments of a request for one answer; `keyed` if the server has our sampler."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(request.messages),
+        "max_tokens": sampling.max_tokens,
+        "stop": list(sampling.stop),
+    }
+    nucleus = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if keyed and sampling.temperature:
+        # our sampler leaves one token to choose from, which greedy decoding takes
+        body |= {"temperature": 0.0, "extra_body": {"vllm_xargs": {"row_key": request.seed, **nucleus}}}
+    else:
+        body |= {"seed": request.seed, **nucleus}
+    if sampling.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": sampling.top_logprobs}
+    return body
 
 
-class _Pause(wait_base):
-    """Seconds before the next attempt: what the server asked for, or longer each time."""
+def read_reply(request: ChatRequest, completion: _Completion, sampling: Sampling) -> ChatReply:
+    """Return the reply that a completion holds.
 
-    def __call__(self, retry_state: RetryCallState) -> float:
-        error = retry_state.outcome.exception() if retry_state.outcome else None
-        asked = error.pause if isinstance(error, Busy) else 0.0
-        return min(max(asked, _BACKOFF(retry_state)), _LONGEST_PAUSE)
-
-
-# The chat endpoint that a section of params.yaml asks for: one at a URL, or a server of ours for a block.
-
-
-# The rewriter behind an OpenAI-compatible server: vLLM's, or any other's.
-#
-# The same prompts, limits and per-row seeds are sent whenever a row is asked for; whether the same words come
-# back is the server's affair, which is why finished micro-batches and DVC's cache keep them.
-
-
-# The tuned rewriter as vLLM is told of it: its adapter beside the base, or merged into a folder of its own.
-#
-# On a GPU the adapter is served as it is. vLLM's LoRA layers are slow on a CPU, so there the weights are
-# merged once into a cache folder, keyed by what they are made of.
-
-
-# The rewriter that params.yaml asks for, for as long as a block runs: a server of ours ends with it.
+    The caller's own limit may cut an answer (`complete` is False then); the server's, below it, is a fault.
+    """
+    if not completion.choices:
+        return ChatReply(request.id, "", fault="an answer without a choice")
+    choice, usage = completion.choices[0], completion.usage
+    text = choice.message.content or ""
+    if choice.finish_reason == "content_filter" or choice.message.refusal:
+        return ChatReply(request.id, "", fault="refused by the server")
+    if sampling.top_logprobs:
+        positions = (choice.logprobs.content if choice.logprobs else None) or [_Position()]
+        first = tuple((candidate.token, candidate.logprob) for candidate in positions[0].top_logprobs)
+        fault = "" if first else "no probabilities of its first word"
+        return ChatReply(request.id, text, top_logprobs=first, fault=fault)
+    if not text:
+        return ChatReply(request.id, "", fault="refused by the server")
+    was_cut = choice.finish_reason == "length"
+    length = usage.completion_tokens if usage else None
+    if was_cut and length is not None and length < sampling.max_tokens:
+        return ChatReply(request.id, "", fault="cut short by the server")
+    return ChatReply(request.id, text, complete=not was_cut)

@@ -3,7 +3,7 @@
 The engine in process runs transformers on one micro-batch at a time. What it answers depends on the
 micro-batch (floating point does) and on noise keyed by (project seed, row id, position), and on nothing else:
 not on what ran before, not on the process. Another engine is one more class with `name` and `rewrite`:
-`vllm_rewriter` has one that asks a server.
+`vllm_server` has one that asks a server.
 """
 
 from __future__ import annotations
@@ -25,8 +25,19 @@ from transformers import (
 
 from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
-from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.row_noise import keyed_draw, only, row_key
+
+# Short on purpose: every token of the prompt is paid for once a row. A system message of our own keeps the chat
+# template from adding its default one, which is three times as long.
+SYSTEM = "Rewrite the caption with the concept."
+
+
+def prompt_messages(caption: str, concept: str) -> list[dict[str, str]]:
+    """Return the chat that asks for an unsafe version of `caption` that shows `concept`, in tuning and in use."""
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"{concept}: {caption}"},
+    ]
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class RewriteRequest:
 
 @dataclass(frozen=True)
 class RewriteAnswer:
-    """What the model said, as it said it; not `complete` if the length limit cut it.
+    """The model's answer as it is; not `complete` if the length limit cut it.
 
     `fault` says why a server gave nothing to use (an engine in process always answers).
     """
@@ -95,9 +106,10 @@ class TransformersRewriter:
             logits_processor=LogitsProcessorList([sampler]),
             stopping_criteria=StoppingCriteriaList([_LineEnd(self._ends)]),
         )
-        said = tokens[:, width:]
-        texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
-        complete = torch.isin(said, self._ends).any(-1).tolist()
+        # shape: [B, new tokens]
+        answers = tokens[:, width:]
+        texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
+        complete = torch.isin(answers, self._ends).any(-1).tolist()
         return [
             RewriteAnswer(request.id, text, done)
             for request, text, done in zip(requests, texts, complete, strict=True)

@@ -29,7 +29,7 @@ from safeclip.synthesis.language_model import folder_digest
 Batch = tuple[RewriteRequest, ...]
 _HERE = Path(__file__).parent
 _CODE = (
-    "engines.py", "answers.py", "row_noise.py", "language_model.py", "prompts.py", "chat.py",
+    "engines.py", "answers.py", "row_noise.py", "language_model.py", "chat.py",
     "vllm_server.py", "../core/guard.py", "../core/guard_terms.yaml",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Which of several rewrites of a caption is better: a reward, and the pairs that it ranks.
+"""Preference tuning of the rewriter: draws of rewrites, a reward that ranks them, DPO on the ranked pairs.
 
 The reward of a rewrite is (how unsafe it reads in the category that was asked) times (how much of the safe
 caption it keeps). The first is read by a classifier of its own: logistic regressions, one a category, over
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from difflib import SequenceMatcher
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -32,16 +30,22 @@ from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import TrainingError
 from safeclip.core.guard import Guard
 from safeclip.core.taxonomy import Phrase
-from safeclip.settings import Preference as Settings
+from safeclip.core.text import ordered_overlap
+from safeclip.settings import Preference as PreferenceSettings
 from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import AnswerCheck, Outcome, clean
 from safeclip.synthesis.captions import SafeCaption
-from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
+from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter, prompt_messages
 from safeclip.synthesis.language_model import load_tokenizer
 from safeclip.synthesis.microbatches import Batch, micro_batches
 from safeclip.synthesis.pairs import CuratedPair
-from safeclip.synthesis.prompts import prompt_messages
-from safeclip.synthesis.rewriter import KeepsCheckpoints, StepReport, TunedRewriter, last_checkpoint
+from safeclip.synthesis.rewriter import (
+    KeepsCheckpoints,
+    StepReport,
+    TunedRewriter,
+    last_checkpoint,
+    trainer_arguments,
+)
 from safeclip.synthesis.row_noise import row_generator
 
 _BATCH, _SEED = 64, 0
@@ -50,7 +54,7 @@ Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Preference:
+class RankedPair:
     """Two rewrites of one caption, with their rewards; `chosen` is the better one."""
 
     request: RewriteRequest
@@ -64,14 +68,9 @@ class Preference:
 class Ranked:
     """The pairs, and what they were chosen from: rewards and outcomes of all rewrites, in order."""
 
-    pairs: tuple[Preference, ...]
+    pairs: tuple[RankedPair, ...]
     rewards: tuple[float, ...]
     outcomes: tuple[Outcome, ...]
-
-
-def kept_words(caption: str, other: str) -> float:
-    """Share of words that two captions have in the same order: 2M/T, from 0 to 1."""
-    return SequenceMatcher(None, caption.lower().split(), other.lower().split(), autojunk=False).ratio()
 
 
 class HiddenStates:
@@ -88,8 +87,10 @@ class HiddenStates:
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        found = [self._of(texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
-        return np.concatenate(found) if found else np.zeros((0, self._base.config.hidden_size), np.float32)
+        batches = [self._of(texts[at : at + _BATCH]) for at in range(0, len(texts), _BATCH)]
+        return (
+            np.concatenate(batches) if batches else np.zeros((0, self._base.config.hidden_size), np.float32)
+        )
 
     def _of(self, texts: Sequence[str]) -> NDArray[np.float32]:
         batch = self._tokenizer(list(texts), return_tensors="pt", padding=True).to(self._base.device)
@@ -132,8 +133,8 @@ class CategoryReward:
         if not texts:
             return np.zeros(0)
         states = self._standard(self._embed(texts))
-        found = {name: model.predict_proba(states)[:, 1] for name, model in self._models.items()}
-        return np.array([max(found[name][row] for name in asked) for row, asked in enumerate(categories)])
+        unsafe = {name: model.predict_proba(states)[:, 1] for name, model in self._models.items()}
+        return np.array([max(unsafe[name][row] for name in asked) for row, asked in enumerate(categories)])
 
     def _standard(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
         return (states - self._mean) / self._scale
@@ -141,10 +142,10 @@ class CategoryReward:
 
 def _put(words: str, caption: str, rng: np.random.Generator) -> str:
     """The words behind the caption, or in place of one to three of its own."""
-    own = caption.split()
-    at = int(rng.integers(len(own)))
-    rest = own[at + int(rng.integers(1, 4)) :]
-    return f"{caption} with {words}" if rng.random() < 0.5 else " ".join([*own[:at], words, *rest])
+    replaced = caption.split()
+    at = int(rng.integers(len(replaced)))
+    rest = replaced[at + int(rng.integers(1, 4)) :]
+    return f"{caption} with {words}" if rng.random() < 0.5 else " ".join([*replaced[:at], words, *rest])
 
 
 def _mixed(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
@@ -160,25 +161,26 @@ def _mixed(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
 def rank(
     requests: Sequence[RewriteRequest],
     outcomes: Sequence[Outcome],
-    said: Sequence[str],
+    texts: Sequence[str],
     reward: CategoryReward,
     margin: float,
 ) -> Ranked:
     """The best and the worst rewrite of each caption, where their rewards differ by `margin` or more.
 
     Requests of one caption stand together. A rewrite that was rejected (unchanged, an echo, nonsense) has the
-    reward 0 and can only be the worse one, as it was `said`; one that the guard destroyed is not looked at.
+    reward 0 and can only be the worse one, with its text out of `texts`; one that the guard destroyed is not
+    looked at.
     """
     unsafe = reward(
         [outcome.text or "" for outcome in outcomes], [request.categories for request in requests]
     )
     rewards = [
-        float(score) * kept_words(outcome.text, request.caption) if outcome.text else 0.0
+        float(score) * ordered_overlap(outcome.text, request.caption) if outcome.text else 0.0
         for request, outcome, score in zip(requests, outcomes, unsafe, strict=True)
     ]
     rows = [
         (request, text, value)
-        for request, outcome, text, value in zip(requests, outcomes, said, rewards, strict=True)
+        for request, outcome, text, value in zip(requests, outcomes, texts, rewards, strict=True)
         if text and not outcome.destroyed
     ]
     pairs = []
@@ -186,7 +188,7 @@ def rank(
         ranked = sorted(group, key=lambda row: row[2])
         (request, worst, low), (_, best, high) = ranked[0], ranked[-1]
         if high - low >= margin:
-            pairs.append(Preference(request, best, worst, high, low))
+            pairs.append(RankedPair(request, best, worst, high, low))
     return Ranked(tuple(pairs), tuple(rewards), tuple(outcomes))
 
 
@@ -207,13 +209,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 6) if values else None
 
 
-# Several rewrites of each of some safe captions, drawn from a tuned rewriter, for a reward to rank.
-
-
-def candidate_requests(
-    captions: Sequence[SafeCaption], phrases: Sequence[Phrase], guard: Guard, *, candidates: int, seed: int
+def draw_requests(
+    captions: Sequence[SafeCaption], phrases: Sequence[Phrase], guard: Guard, *, draws: int, seed: int
 ) -> list[RewriteRequest]:
-    """`candidates` requests for each caption, side by side, with one phrase that the guard allows for it.
+    """Return `draws` requests for each caption, side by side, with one phrase that the guard allows for it.
 
     A caption that no phrase is allowed for is left out.
     """
@@ -228,12 +227,12 @@ def candidate_requests(
             drawn = allowed[int(row_generator(seed, caption.id, "preference").integers(len(allowed)))]
             requests += [
                 RewriteRequest(f"{caption.id}#{number:02d}", caption.caption, drawn.text, drawn.categories)
-                for number in range(candidates)
+                for number in range(draws)
             ]
     return requests
 
 
-def draw_candidates(
+def draw_rewrites(
     folder: str,
     adapter: Path,
     requests: Sequence[RewriteRequest],
@@ -243,18 +242,18 @@ def draw_candidates(
     seed: int,
     scratch: Scratch | None = None,
 ) -> tuple[list[Outcome], list[str]]:
-    """What becomes of each rewrite, and what was said, cleaned, in the order of the requests.
+    """Return what becomes of each rewrite, and its cleaned text, in the order of the requests.
 
-    What the guard destroys is said as nothing. Finished micro-batches are kept in `scratch`, if there is one,
+    What the guard destroys has an empty text. Finished micro-batches are kept in `scratch`, if there is one,
     which must be of these requests and this model; a run that finds some goes on after them.
     """
     drawing = _Drawing(folder, adapter, settings, guard, seed)
-    found: dict[str, tuple[Outcome, str]] = {}
+    by_id: dict[str, tuple[Outcome, str]] = {}
     batches = micro_batches(requests, settings.batch_size)
-    for number, batch in enumerate(tqdm(batches, desc="candidates", mininterval=10, disable=None)):
+    for number, batch in enumerate(tqdm(batches, desc="rewrites", mininterval=10, disable=None)):
         rows = drawing.kept(scratch, number, batch) if scratch else drawing.draw(batch)
-        found |= {outcome.id: (outcome, said) for outcome, said in rows}
-    return [found[request.id][0] for request in requests], [found[request.id][1] for request in requests]
+        by_id |= {outcome.id: (outcome, text) for outcome, text in rows}
+    return [by_id[request.id][0] for request in requests], [by_id[request.id][1] for request in requests]
 
 
 class _Drawing:
@@ -272,52 +271,49 @@ class _Drawing:
         rows = []
         for request, answer in zip(batch, self._engine.rewrite(batch), strict=True):
             outcome = self._check(request, answer)
-            said = "" if outcome.destroyed else clean(answer.text, complete=answer.complete)
-            rows.append((outcome, said))
+            text = "" if outcome.destroyed else clean(answer.text, complete=answer.complete)
+            rows.append((outcome, text))
         return rows
 
     def kept(self, scratch: Scratch, number: int, batch: Batch) -> list[tuple[Outcome, str]]:
         """As `draw`; from the scratch if it is there, else put there."""
-        piece = f"candidates-{number:05d}"
+        piece = f"draws-{number:05d}"
         file = scratch.folder / f"{piece}.json"
         if not scratch.has(piece):
-            rows = [(asdict(outcome), said) for outcome, said in self.draw(batch)]
+            rows = [(asdict(outcome), text) for outcome, text in self.draw(batch)]
             file.write_text(json.dumps(rows), encoding="utf-8")
             scratch.keep(piece, [file])
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return [(Outcome(**outcome), said) for outcome, said in kept]
-
-
-# Preference tuning of the rewriter: direct preference optimisation (arXiv 2305.18290) with TRL's DPOTrainer.
-#
-# The adapter that SFT left is trained further against a frozen copy of itself: candidates are drawn from
-# it, a reward ranks them, and the better of two answers to the same request becomes likelier, the worse one
-# less so.
+        return [(Outcome(**outcome), text) for outcome, text in kept]
 
 
 SAVE_EVERY = 5
 """Steps between two checkpoints."""
 
 
-def prefer(
+def tune_on_preferences(
     tuned: TunedRewriter,
     folder: str,
-    pairs: Sequence[Preference],
-    settings: Settings,
+    pairs: Sequence[RankedPair],
+    cfg: PreferenceSettings,
     *,
     seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
     scratch: Scratch | None = None,
 ) -> TunedRewriter:
-    """The rewriter after DPO on the ranked pairs, with the loss of each step; changes `tuned.model` in place.
+    """Tune the rewriter by direct preference optimisation (arXiv 2305.18290), with TRL's DPOTrainer.
+
+    The adapter that SFT left is trained further against a frozen copy of itself: of two answers to the same
+    request the better one becomes likelier, the worse one less so. Changes `tuned.model` in place and returns
+    it with the loss of each step.
 
     Deterministic on one machine type and thread count. Checkpoints go to `scratch`, if there is one, which
     has none of another training; a run that finds one goes on from it. `TrainingError` if there are fewer
     pairs than a batch holds, or if the loss is not a number.
     """
-    if len(pairs) < settings.batch_size:
+    if len(pairs) < cfg.batch_size:
         raise TrainingError(
-            f"tune_rewriter: {len(pairs)} ranked pairs, fewer than a batch of {settings.batch_size}; raise "
+            f"tune_rewriter: {len(pairs)} ranked pairs, fewer than a batch of {cfg.batch_size}; raise "
             "`tune_rewriter.preference.captions` or lower its `margin`"
         )
     set_seed(seed)
@@ -325,7 +321,7 @@ def prefer(
     model: Any = tuned.model
     trainer = DPOTrainer(
         model=model,
-        args=_arguments(settings, scratch, seed),
+        args=_arguments(cfg, scratch, seed),
         train_dataset=Dataset.from_list([_example(pair) for pair in pairs]),
         processing_class=load_tokenizer(folder),
         callbacks=[StepReport(report), *([KeepsCheckpoints(scratch)] if scratch else [])],
@@ -342,7 +338,7 @@ def prefer(
     return TunedRewriter(model, losses)
 
 
-def _example(pair: Preference) -> dict[str, list[dict[str, str]]]:
+def _example(pair: RankedPair) -> dict[str, list[dict[str, str]]]:
     def answer(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
@@ -350,27 +346,11 @@ def _example(pair: Preference) -> dict[str, list[dict[str, str]]]:
     return {"prompt": prompt, "chosen": answer(pair.chosen), "rejected": answer(pair.rejected)}
 
 
-def _arguments(settings: Settings, scratch: Scratch | None, seed: int) -> DPOConfig:
+def _arguments(cfg: PreferenceSettings, scratch: Scratch | None, seed: int) -> DPOConfig:
     return DPOConfig(
-        output_dir=str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=2,
-        beta=settings.beta,
+        **trainer_arguments(cfg, scratch, seed=seed, warmup_steps=2, save_every=SAVE_EVERY),
+        beta=cfg.beta,
         loss_type=["sigmoid", "sft"],
-        loss_weights=[1.0, settings.sft_weight],
+        loss_weights=[1.0, cfg.sft_weight],
         gradient_checkpointing=False,
-        bf16=False,  # no autocast: the weights are loaded in the type asked for
-        dataloader_pin_memory=False,
-        max_length=256,
-        seed=seed,
-        data_seed=seed,
-        logging_steps=1,
-        save_strategy="steps" if scratch else "no",
-        save_steps=SAVE_EVERY,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
     )

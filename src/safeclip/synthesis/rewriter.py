@@ -31,10 +31,10 @@ from trl import SFTConfig, SFTTrainer
 
 from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import TrainingError
-from safeclip.settings import TuneRewriter
+from safeclip.settings import Preference, TuneRewriter
+from safeclip.synthesis.engines import prompt_messages
 from safeclip.synthesis.language_model import load_model, load_tokenizer
 from safeclip.synthesis.pairs import CuratedPair
-from safeclip.synthesis.prompts import prompt_messages
 
 SAVE_EVERY = 10
 """Steps between two checkpoints."""
@@ -116,7 +116,7 @@ class TunedRewriter:
 def tune(
     folder: str,
     pairs: Sequence[CuratedPair],
-    settings: TuneRewriter,
+    cfg: TuneRewriter,
     *,
     seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
@@ -130,10 +130,22 @@ def tune(
     """
     set_seed(seed)
     disable_progress_bars()
-    model = _with_lora(load_model(folder, getattr(torch, settings.dtype), attention="eager"), settings)
+    lora = LoraConfig(
+        r=cfg.lora_rank,
+        lora_alpha=cfg.lora_alpha,
+        target_modules=list(_LAYERS),
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(load_model(folder, getattr(torch, cfg.dtype), attention="eager"), lora)
     trainer = AnswerTrainer(
         model=model,
-        args=_arguments(settings, scratch, seed),
+        args=SFTConfig(
+            **trainer_arguments(
+                cfg, scratch, seed=seed, warmup_steps=cfg.warmup_steps, save_every=SAVE_EVERY
+            ),
+            completion_only_loss=True,
+            activation_checkpointing=False,  # memory is not short here, and it costs a third more time
+        ),
         train_dataset=Dataset.from_list([_conversation(pair) for pair in pairs]),
         processing_class=load_tokenizer(folder),
         callbacks=[StepReport(report), *([KeepsCheckpoints(scratch)] if scratch else [])],
@@ -151,21 +163,11 @@ def save_rewriter(tuned: TunedRewriter, spec: str, out: Path) -> None:
     adapter = out / "adapter"
     tuned.model.save_pretrained(str(adapter), selected_adapters=["default"])
     (adapter / "README.md").unlink(missing_ok=True)
-    _settle_config(adapter / "adapter_config.json", spec)
+    _make_config_reproducible(adapter / "adapter_config.json", spec)
     with (out / "loss.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["step", "loss"])
         writer.writerows((step, f"{loss:.4f}") for step, loss in enumerate(tuned.losses, start=1))
-
-
-def _with_lora(model: torch.nn.Module, settings: TuneRewriter) -> PeftModel:
-    lora = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        target_modules=list(_LAYERS),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora)
 
 
 def _conversation(pair: CuratedPair) -> dict[str, list[dict[str, str]]]:
@@ -173,32 +175,33 @@ def _conversation(pair: CuratedPair) -> dict[str, list[dict[str, str]]]:
     return {"prompt": prompt_messages(pair.caption_safe, pair.concept), "completion": [answer]}
 
 
-def _arguments(settings: TuneRewriter, scratch: Scratch | None, seed: int) -> SFTConfig:
-    return SFTConfig(
-        output_dir=str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_steps,
-        completion_only_loss=True,
-        activation_checkpointing=False,  # memory is not short here, and it costs a third more time
-        bf16=False,  # no autocast: the weights are loaded in the type asked for
-        dataloader_pin_memory=False,
-        max_length=256,
-        seed=seed,
-        data_seed=seed,
-        logging_steps=1,
-        save_strategy="steps" if scratch else "no",
-        save_steps=SAVE_EVERY,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-    )
+def trainer_arguments(
+    cfg: TuneRewriter | Preference, scratch: Scratch | None, *, seed: int, warmup_steps: int, save_every: int
+) -> dict[str, Any]:
+    """Return the arguments that SFT and DPO share; without `scratch` no checkpoint is written."""
+    return {
+        "output_dir": str(scratch.folder) if scratch else tempfile.gettempdir(),  # where nothing is written
+        "num_train_epochs": cfg.epochs,
+        "per_device_train_batch_size": cfg.batch_size,
+        "learning_rate": cfg.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": warmup_steps,
+        "bf16": False,  # no autocast: the weights are loaded in the type asked for
+        "dataloader_pin_memory": False,
+        "max_length": 256,
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": 1,
+        "save_strategy": "steps" if scratch else "no",
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
-def _settle_config(path: Path, spec: str) -> None:
-    """peft writes a set in no fixed order and the path of this machine; neither belongs in an output."""
+def _make_config_reproducible(path: Path, spec: str) -> None:
+    """Sort the set that peft writes in no fixed order, and replace the path of this machine by `spec`."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = spec
     config["target_modules"] = sorted(config["target_modules"])

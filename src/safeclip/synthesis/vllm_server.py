@@ -31,9 +31,14 @@ import safeclip
 from safeclip.core.errors import ModelError
 from safeclip.settings import RewriteCaptions, Vllm
 from safeclip.synthesis.chat import KEY_VARIABLE, ChatEndpoint, ChatRequest, Sampling
-from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
+from safeclip.synthesis.engines import (
+    RewriteAnswer,
+    Rewriter,
+    RewriteRequest,
+    TransformersRewriter,
+    prompt_messages,
+)
 from safeclip.synthesis.language_model import folder_digest, load_rewriter, load_tokenizer
-from safeclip.synthesis.prompts import prompt_messages
 from safeclip.synthesis.row_noise import row_key
 
 LOG = Path("work/vllm/server.log")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Sequence
-from difflib import SequenceMatcher
 from typing import Protocol
 
 import numpy as np
@@ -109,7 +108,8 @@ def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]
     frame["safe_words"] = _word_counts(safe)
     frame["generated_words"] = _word_counts(generated)
     frame["similarity"] = [
-        None if a is None or b is None else _similarity(a, b) for a, b in zip(safe, generated, strict=True)
+        None if a is None or b is None else ordered_overlap(a, b)
+        for a, b in zip(safe, generated, strict=True)
     ]
     frame["similarity"] = frame["similarity"].astype("float64")
     frame["earlier_same_caption"] = _earlier(safe, frame["split"])
@@ -153,11 +153,6 @@ def _tags(value: object) -> tuple[str, ...] | None:
 
 def _word_counts(texts: list[str | None]) -> pd.Series:
     return pd.Series([None if text is None else len(text.split()) for text in texts], dtype="float64")
-
-
-def _similarity(safe: str, generated: str) -> float:
-    """2M/T over words (Ratcliff and Obershelp): 1 the same words in the same order, 0 none shared."""
-    return SequenceMatcher(None, safe.lower().split(), generated.lower().split(), autojunk=False).ratio()
 
 
 def _earlier(safe: list[str | None], splits: pd.Series) -> list[int]:
