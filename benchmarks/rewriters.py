@@ -40,6 +40,7 @@ from picturebook.lexicon import find_entries
 from safeclip.core.checkpoints import Scratch
 from safeclip.core.guard import load_guard
 from safeclip.core.taxonomy import load_taxonomy
+from safeclip.core.text import ordered_overlap
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.settings import Preference, RewriteCaptions

@@ -36,7 +36,7 @@ from safeclip.synthesis.preferences import (
     draw_requests,
     draw_rewrites,
     rank,
-    tune_on_preferences,
+    tune_dpo,
 )
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 from tests.synthesis.test_rewriter import PAIRS, QUICK
@@ -64,7 +64,7 @@ def says_gun(texts: list[str], categories: object) -> np.ndarray:
     return np.array([float("gun" in text) for text in texts])
 
 
-def ranked(*said: str, margin: float = 0.1, reasons: tuple[str, ...] = ()) -> tuple[Preference, ...]:
+def ranked(*said: str, margin: float = 0.1, reasons: tuple[str, ...] = ()) -> tuple[RankedPair, ...]:
     outcomes = [
         Outcome(f"a#{n}", None, reasons[n]) if n < len(reasons) and reasons[n] else Outcome(f"a#{n}", text)
         for n, text in enumerate(said)
@@ -146,7 +146,7 @@ def gap(folder: str, adapter: Path) -> float:
     """Mean log-likelihood of the chosen answers minus that of the rejected ones."""
     model, tokenizer = load_rewriter(folder, adapter, torch.float32), load_tokenizer(folder)
 
-    def likelihood(pair: Preference, text: str) -> float:
+    def likelihood(pair: RankedPair, text: str) -> float:
         prompt = prompt_messages(pair.request.caption, pair.request.concept)
         asked = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         start, tokens = (
@@ -166,9 +166,7 @@ def test_what_is_preferred_becomes_likelier_and_twice_gives_the_same_files(
     save_rewriter(sft, "tiny", tmp_path / "sft")
     for run in ("one", "two"):
         start = copy.deepcopy(sft)
-        save_rewriter(
-            tune_on_preferences(start, model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / run
-        )
+        save_rewriter(tune_dpo(start, model[0], preferences(), SHORT, seed=1), "tiny", tmp_path / run)
     assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
     files = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*.*")}
     assert files == {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "loss.csv"}
@@ -190,13 +188,11 @@ def test_a_killed_tuning_goes_on_where_it_was_and_gives_the_same_files(
                 raise KeyboardInterrupt
 
         start = copy.deepcopy(sft)
-        done = tune_on_preferences(
-            start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch
-        )
+        done = tune_dpo(start, model[0], preferences(), SHORT, seed=1, report=report, scratch=scratch)
         save_rewriter(done, "tiny", tmp_path / name)
 
     save_rewriter(
-        tune_on_preferences(copy.deepcopy(sft), model[0], preferences(), SHORT, seed=1),
+        tune_dpo(copy.deepcopy(sft), model[0], preferences(), SHORT, seed=1),
         "tiny",
         tmp_path / "one",
     )
@@ -228,7 +224,7 @@ def test_rewrites_that_were_drawn_are_not_drawn_again(
 
 def test_too_few_pairs_say_what_to_change(model: tuple[str, Path], sft: TunedRewriter) -> None:
     with pytest.raises(TrainingError, match=r"1 ranked pairs.*`tune_rewriter\.preference\.captions`"):
-        tune_on_preferences(sft, model[0], preferences()[:1], SHORT, seed=1)
+        tune_dpo(sft, model[0], preferences()[:1], SHORT, seed=1)
 
 
 def test_the_stage_keeps_what_sft_left_beside_what_dpo_made(

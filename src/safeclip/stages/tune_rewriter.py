@@ -23,7 +23,7 @@ from safeclip.synthesis.preferences import (
     draw_rewrites,
     preference_report,
     rank,
-    tune_on_preferences,
+    tune_dpo,
 )
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 
@@ -70,9 +70,7 @@ def learn_preferences(
     folder, apart = model_folder(settings.tune_rewriter.model), scratch.folder / "dpo"
     apart.mkdir(exist_ok=True)
     kept = Scratch(STAGE, apart)
-    return tune_on_preferences(
-        tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report, scratch=kept
-    )
+    return tune_dpo(tuned, folder, ranked.pairs, own, seed=settings.seed, report=_report, scratch=kept)
 
 
 def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: Scratch) -> Ranked:

@@ -27,13 +27,13 @@ from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
 from safeclip.synthesis.row_noise import keyed_draw, only, row_key
 
-# Short on purpose: every token of the prompt is paid for once a row. A system message of our own keeps the chat
-# template from adding its default one, which is three times as long.
+# Short on purpose: every token of the prompt is paid for once a row. A system message of our own keeps the
+# chat template from adding its default one, which is three times as long.
 SYSTEM = "Rewrite the caption with the concept."
 
 
 def prompt_messages(caption: str, concept: str) -> list[dict[str, str]]:
-    """Return the chat that asks for an unsafe version of `caption` that shows `concept`, in tuning and in use."""
+    """Return the chat that asks for an unsafe version of `caption` that shows `concept`."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{concept}: {caption}"},

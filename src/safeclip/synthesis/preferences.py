@@ -291,7 +291,7 @@ SAVE_EVERY = 5
 """Steps between two checkpoints."""
 
 
-def tune_on_preferences(
+def tune_dpo(
     tuned: TunedRewriter,
     folder: str,
     pairs: Sequence[RankedPair],

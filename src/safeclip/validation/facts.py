@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from safeclip.core.text import ordered_overlap
 from safeclip.validation.duplicates import (
     content_words,
     near_across_splits,
