@@ -1,19 +1,18 @@
-"""A vLLM server of our own: started, waited for, stopped with all its processes, gone if this process dies.
+"""A vLLM server that is started for a block, and the rewriter that asks it or a server at a URL.
 
-vLLM lives in an environment of its own and is reached over HTTP alone. It listens on the loopback with a key
-made for the run. Prefix caching computes the system message once, and rows are sampled with the noise of the
-engine in process (vllm_sampler).
+vLLM lives in an environment of its own and is reached over HTTP alone. A server that is started listens on
+the loopback with a key made for the run, is stopped with all its processes, and ends if this process dies.
+Prefix caching computes the system message once, and rows are sampled with the noise of the engine in process
+(`vllm_sampler`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ import torch
 
 import safeclip
 from safeclip.core.errors import ModelError
+from safeclip.core.files import digest_of, remove, replacing
 from safeclip.settings import RewriteCaptions, Vllm
 from safeclip.synthesis.chat import KEY_VARIABLE, ChatEndpoint, ChatRequest, Sampling
 from safeclip.synthesis.engines import (
@@ -42,7 +42,7 @@ from safeclip.synthesis.language_model import folder_digest, load_rewriter, load
 from safeclip.synthesis.row_noise import row_key
 
 LOG = Path("work/vllm/server.log")
-IMPORTS = Path("work/vllm/imports")  # on the server's path: this package and nothing else of this environment
+IMPORTS = Path("work/vllm/imports")
 MAX_MODEL_LENGTH = 512  # tokens of request and answer
 _STOP_SECONDS = 20.0
 _PR_SET_PDEATHSIG = 1
@@ -51,20 +51,28 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @contextmanager
 def serve(
-    model: Sequence[str], own: Vllm, *, dtype: str, threads: int, section: str
+    model: Sequence[str], cfg: Vllm, *, dtype: str, threads: int, section: str
 ) -> Iterator[ChatEndpoint]:
-    """Serve a model (arguments of vLLM's); ready when the block begins, gone when it ends.
+    """Serve a model; ready when the block begins, gone when it ends.
 
-    `threads` are those of a server without a GPU, `section` is the one of params.yaml that `own` stands in.
-    `ModelError`, one line, if it does not start or if it died while the block ran.
+    Args:
+        model: vLLM's arguments that say what to serve.
+        cfg: the server's settings.
+        dtype: of the weights.
+        threads: of a server without a GPU.
+        section: the one of params.yaml that `cfg` comes from, named in faults.
+
+    Raises:
+        ModelError: the server does not start, or died while the block ran.
     """
-    port, key = _free_port(), secrets.token_urlsafe(16)
-    root = f"http://127.0.0.1:{port}"
-    limits = (own.max_concurrency, own.request_timeout_s, own.max_attempts)
-    endpoint = ChatEndpoint(root, own.model, key, *limits, keyed=True, section=section)
-    process = _start(_command(model, own, dtype, port, section), _environment(model, key, threads))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    key = secrets.token_urlsafe(16)
+    endpoint = _endpoint(f"http://127.0.0.1:{port}", cfg, key, keyed=True, section=section)
+    process = _start(_command(model, cfg, dtype, port, section), _environment(model, key, threads))
     try:
-        _wait(process, endpoint, own.start_seconds)
+        _wait(process, endpoint, cfg.start_seconds)
         yield endpoint
     except ModelError:
         if process.poll() is not None:
@@ -74,10 +82,23 @@ def serve(
         _stop(process)
 
 
-def _command(model: Sequence[str], own: Vllm, dtype: str, port: int, section: str) -> list[str]:
-    python = Path(own.environment).absolute() / "bin" / "python"
+def _endpoint(url: str, cfg: Vllm, key: str, *, keyed: bool, section: str) -> ChatEndpoint:
+    return ChatEndpoint(
+        url,
+        cfg.model,
+        key,
+        max_concurrency=cfg.max_concurrency,
+        request_timeout_s=cfg.request_timeout_s,
+        max_attempts=cfg.max_attempts,
+        keyed=keyed,
+        section=section,
+    )
+
+
+def _command(model: Sequence[str], cfg: Vllm, dtype: str, port: int, section: str) -> list[str]:
+    python = Path(cfg.environment).absolute() / "bin" / "python"
     if not python.exists():
-        raise ModelError(f"{python}: no vLLM here; run `make vllm` or mend `{section}.environment`")
+        raise ModelError(f"{python}: no vLLM here; run `make vllm` or correct `{section}.environment`")
     without_gpu = [] if torch.cuda.is_available() else ["--enforce-eager"]
     return [
         # not `vllm serve`: that asks for the metadata of a package `vllm`, which the CPU build does not have
@@ -88,30 +109,26 @@ def _command(model: Sequence[str], own: Vllm, dtype: str, port: int, section: st
         "--generation-config", "vllm",  # no sampling defaults out of the model's folder
         "--enable-prefix-caching", "--disable-uvicorn-access-log",
         "--logits-processors", "safeclip.synthesis.vllm_sampler:KeyedSampling",
-        *without_gpu, *own.arguments,
+        *without_gpu, *cfg.arguments,
     ]  # fmt: skip
 
 
 def _environment(model: Sequence[str], key: str, threads: int) -> dict[str, str]:
-    """Of the server: its key out of sight of `ps`; without a GPU, threads that any core may run."""
+    """Return the server's environment. The API key goes here, not on the command line, where `ps` shows it."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(model[1]).is_dir() else {}
     on_cpu = {
         "OMP_NUM_THREADS": str(threads),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # any core may run a thread
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2"),  # GiB
     }
-    own = {"PYTHONPATH": str(_importable()), "VLLM_API_KEY": key}
-    return os.environ | offline | ({} if torch.cuda.is_available() else on_cpu) | own
-
-
-def _importable() -> Path:
-    """A folder through which vLLM's environment imports `safeclip`, wherever that is installed."""
+    # a folder through which vLLM's environment imports `safeclip` and nothing else of this environment
     package = Path(safeclip.__file__).parent
     IMPORTS.mkdir(parents=True, exist_ok=True)
     link = IMPORTS / package.name
     link.unlink(missing_ok=True)
     link.symlink_to(package)
-    return IMPORTS.absolute()
+    always = {"PYTHONPATH": str(IMPORTS.absolute()), "VLLM_API_KEY": key}
+    return os.environ | offline | ({} if torch.cuda.is_available() else on_cpu) | always
 
 
 def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -152,13 +169,13 @@ def _healthy(client: httpx.Client) -> bool:
 
 
 def _death(process: subprocess.Popen[bytes]) -> str:
-    """One line with the first error of the log: the later ones only say that something went wrong before."""
-    said = [line for line in LOG.read_text(errors="replace").splitlines() if "WARNING" not in line]
-    errors = re.findall(r"\w*(?:Error|Exception): .{1,150}", "\n".join(said))
+    """Return one line with the first error of the log: the later ones follow from it."""
+    log = [line for line in LOG.read_text(errors="replace").splitlines() if "WARNING" not in line]
+    errors = re.findall(r"\w*(?:Error|Exception): .{1,150}", "\n".join(log))
     why = f": {errors[0]}" if errors else ""
     return (
-        f"the vLLM server died (status {process.returncode}){why}; more is in {LOG}; mend it and run again, "
-        "finished micro-batches are kept"
+        f"the vLLM server died (status {process.returncode}){why}; more is in {LOG}; correct it and run "
+        "again, finished micro-batches are kept"
     )
 
 
@@ -167,46 +184,36 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
-    while _group_lives(process) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            process.poll()  # reaps the leader, who would count as living
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
-    process.poll()  # reaps the leader, who would count as living
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def open_endpoint(
-    own: Vllm, model: Callable[[], Sequence[str]], *, dtype: str, threads: int, section: str
+    cfg: Vllm, model: Callable[[], Sequence[str]], *, dtype: str, threads: int, section: str
 ) -> Iterator[ChatEndpoint]:
-    """The server at `own.url`, which must serve the model; without a URL one of ours, for this block.
+    """Open the server at `cfg.url`, which must serve the model; without a URL, start one for this block.
 
-    `model` gives the arguments that tell vLLM what to serve, `threads` are those of a server of ours.
-    `ModelError` names the `section` to mend if it does not start, is not there or does not serve the model.
+    `model` returns the arguments that tell vLLM what to serve; the others are those of `serve`.
+
+    Raises:
+        ModelError: names the `section` of a server that does not start, is not there or does not serve the
+        model.
     """
-    if own.url:
+    if cfg.url:
         key = os.environ.get(KEY_VARIABLE, "")
-        limits = (own.max_concurrency, own.request_timeout_s, own.max_attempts)
-        endpoint = ChatEndpoint(own.url, own.model, key, *limits, section=section)
+        endpoint = _endpoint(cfg.url, cfg, key, keyed=False, section=section)
         endpoint.check()
         yield endpoint
     else:
-        print(f"{section}: starting a server from {own.environment}", flush=True)
-        with serve(model(), own, dtype=dtype, threads=threads, section=section) as endpoint:
+        print(f"{section}: starting a server from {cfg.environment}", flush=True)
+        with serve(model(), cfg, dtype=dtype, threads=threads, section=section) as endpoint:
             yield endpoint
 
 
@@ -220,8 +227,8 @@ class VllmRewriter:
         self._sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p)
 
     def rewrite(self, requests: Sequence[RewriteRequest]) -> list[RewriteAnswer]:
-        """Answers in the order of the requests; `ModelError` if the server is dead or hangs."""
-        asked = [
+        """Return answers in the order of the requests; `ModelError` if the server is dead or hangs."""
+        chats = [
             ChatRequest(
                 request.id,
                 tuple(prompt_messages(request.caption, request.concept)),
@@ -231,18 +238,21 @@ class VllmRewriter:
         ]
         return [
             RewriteAnswer(reply.id, reply.text, reply.complete, reply.fault)
-            for reply in self._endpoint.ask(asked, self._sampling)
+            for reply in self._endpoint.ask(chats, self._sampling)
         ]
 
 
 CACHE = Path("work/vllm/merged")
-
-
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+# what vLLM takes for --max-lora-rank
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def served_model(folder: str, adapter: Path, settings: RewriteCaptions) -> list[str]:
-    """Arguments that make vLLM serve the tuned model as `vllm.model`; `ModelError` without an adapter."""
+    """Return arguments that make vLLM serve the tuned model as `vllm.model`; `ModelError` without an adapter.
+
+    On a GPU the adapter is served beside its base. vLLM's LoRA layers are slow on a CPU, so there the weights
+    are merged once into a cache folder.
+    """
     name, rank = settings.vllm.model, _lora_rank(adapter)
     if not torch.cuda.is_available():
         merged = merged_model(folder, adapter, settings.dtype)
@@ -252,15 +262,13 @@ def served_model(folder: str, adapter: Path, settings: RewriteCaptions) -> list[
 
 
 def merged_model(folder: str, adapter: Path, dtype: str, cache: Path = CACHE) -> Path:
-    """The folder of the merged model, made if need be: whole or not at all. Earlier ones are removed."""
-    made_of = f"{folder_digest(folder)} {folder_digest(adapter)} {dtype}".encode()
-    merged = cache / hashlib.sha256(made_of).hexdigest()[:16]
+    """Return the folder of the merged model, made if it is not there. Earlier ones are removed."""
+    merged = cache / digest_of(folder_digest(folder), folder_digest(adapter), dtype)[:16]
     if not merged.is_dir():
-        shutil.rmtree(cache, ignore_errors=True)
-        partial = cache / "partial"
-        load_rewriter(folder, adapter, getattr(torch, dtype)).save_pretrained(partial)
-        load_tokenizer(folder).save_pretrained(partial)
-        os.rename(partial, merged)
+        remove(cache)
+        with replacing(merged) as partial:
+            load_rewriter(folder, adapter, getattr(torch, dtype)).save_pretrained(partial)
+            load_tokenizer(folder).save_pretrained(partial)
     return merged
 
 
@@ -276,9 +284,12 @@ def _lora_rank(adapter: Path) -> int:
 def open_rewriter(
     folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int
 ) -> Iterator[Callable[[], Rewriter]]:
-    """How to make the rewriter of `settings.engine` in any worker; `threads` are those of a server of ours.
+    """Return a function that makes the rewriter of `settings.engine`, callable in any worker.
 
-    `ModelError` if a server does not start, is not there or does not serve the model.
+    A server that is started has `threads` without a GPU and ends with the block.
+
+    Raises:
+        ModelError: a server does not start, is not there or does not serve the model.
     """
     if settings.engine == "transformers":
         yield partial(TransformersRewriter, folder, adapter, settings, seed=seed)
