@@ -114,7 +114,7 @@ def _command(model: Sequence[str], cfg: Vllm, dtype: str, port: int, section: st
 
 
 def _environment(model: Sequence[str], key: str, threads: int) -> dict[str, str]:
-    """Return the server's environment: the API key goes here, not on the command line, where all can see it."""
+    """Return the server's environment; the API key goes here since all can read a command line."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if Path(model[1]).is_dir() else {}
     on_cpu = {
         "OMP_NUM_THREADS": str(threads),
