@@ -45,7 +45,7 @@ from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.settings import Preference, RewriteCaptions
 from safeclip.stages.tune_rewriter import Settings, learn_preferences, rank_rewrites
-from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
 from safeclip.synthesis.engines import RewriteRequest
@@ -226,7 +226,7 @@ def named(caption: str) -> set[str]:
     return {category for entry in find_entries(caption) for category in entry.categories}
 
 
-def counts(requests: Sequence[RewriteRequest], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def counts(requests: Sequence[RewriteRequest], outcomes: Sequence[RewriteOutcome]) -> dict[str, Any]:
     n = len(requests)
     return {
         "n": n,

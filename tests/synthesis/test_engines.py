@@ -15,7 +15,7 @@ import torch
 
 from safeclip.core.errors import ModelError
 from safeclip.core.guard import load_guard
-from safeclip.synthesis.answers import AnswerCheck, Outcome
+from safeclip.synthesis.answers import AnswerCheck, RewriteOutcome
 from safeclip.synthesis.engines import KeyedSampler
 from safeclip.synthesis.microbatches import RewriteJob, checkpoint_folder, micro_batches, rewrite_all
 from safeclip.synthesis.rewrite import count_rows
@@ -32,7 +32,7 @@ def job_in(folder: Path, model: tuple[str, Path], seed: int = 1) -> RewriteJob:
     return RewriteJob(partial(make_rewriter, *model, seed), accept, 1, folder)
 
 
-def run(job: RewriteJob, rows: int = 18, workers: int = 1) -> list[Outcome]:
+def run(job: RewriteJob, rows: int = 18, workers: int = 1) -> list[RewriteOutcome]:
     batches = micro_batches(requests(rows), 4)
     return [outcome for done in rewrite_all(job, batches, workers) for outcome in done]
 

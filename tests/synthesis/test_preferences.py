@@ -19,7 +19,7 @@ from safeclip.settings import Preference as PreferenceSettings
 from safeclip.settings import RewriteCaptions, TuneRewriter, load_settings
 from safeclip.stages.tune_rewriter import Settings, tune_rewriter
 from safeclip.synthesis import preferences as preference_tuning
-from safeclip.synthesis.answers import DESTROYED, Outcome
+from safeclip.synthesis.answers import DESTROYED, RewriteOutcome
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.engines import RewriteRequest, prompt_messages
 from safeclip.synthesis.language_model import (
@@ -66,7 +66,9 @@ def says_gun(texts: list[str], categories: object) -> np.ndarray:
 
 def ranked(*said: str, margin: float = 0.1, reasons: tuple[str, ...] = ()) -> tuple[RankedPair, ...]:
     outcomes = [
-        Outcome(f"a#{n}", None, reasons[n]) if n < len(reasons) and reasons[n] else Outcome(f"a#{n}", text)
+        RewriteOutcome(f"a#{n}", None, reasons[n])
+        if n < len(reasons) and reasons[n]
+        else RewriteOutcome(f"a#{n}", text)
         for n, text in enumerate(said)
     ]
     return rank([ASKED] * len(said), outcomes, said, says_gun, margin).pairs  # type: ignore[arg-type]

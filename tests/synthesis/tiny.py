@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from safeclip.settings import RewriteCaptions
-from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import model_folder
 
@@ -49,9 +49,9 @@ def make_rewriter(folder: str, adapter: Path, seed: int = 1) -> Rewriter:
     return TransformersRewriter(folder, adapter, SETTINGS, seed=seed)
 
 
-def accept(request: RewriteRequest, answer: RewriteAnswer) -> Outcome:
+def accept(request: RewriteRequest, answer: RewriteAnswer) -> RewriteOutcome:
     """Takes any answer, so that tests see what the model said."""
-    return Outcome(request.id, answer.text)
+    return RewriteOutcome(request.id, answer.text)
 
 
 class Says:

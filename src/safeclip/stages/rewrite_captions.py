@@ -14,7 +14,7 @@ from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.encoders.load import load_encoder
 from safeclip.settings import RewriteCaptions, StageSettings, TuneRewriter
-from safeclip.synthesis.answers import AnswerCheck, Outcome
+from safeclip.synthesis.answers import AnswerCheck, RewriteOutcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
 from safeclip.synthesis.concepts import ConceptDraw, concept_report, draw_concepts, nearness
 from safeclip.synthesis.engines import RewriteRequest
@@ -76,7 +76,7 @@ def _draw(
 
 def _rewrite(
     settings: Settings, requests: Sequence[RewriteRequest], guard: Guard
-) -> tuple[list[Outcome], Path]:
+) -> tuple[list[RewriteOutcome], Path]:
     """All outcomes, and the folder of the finished micro-batches they came through."""
     own, seed, compute = settings.rewrite_captions, settings.seed, settings.compute
     folder = model_folder(settings.tune_rewriter.model)
@@ -89,10 +89,10 @@ def _rewrite(
         return _run(settings, job, requests), kept
 
 
-def _run(settings: Settings, job: RewriteJob, requests: Sequence[RewriteRequest]) -> list[Outcome]:
+def _run(settings: Settings, job: RewriteJob, requests: Sequence[RewriteRequest]) -> list[RewriteOutcome]:
     """All outcomes, with a line every tenth of the way."""
     batches = micro_batches(requests, settings.rewrite_captions.batch_size)
-    outcomes: list[Outcome] = []
+    outcomes: list[RewriteOutcome] = []
     for number, done in enumerate(rewrite_all(job, batches, settings.compute.workers), start=1):
         outcomes += done
         if number * 10 // len(batches) > (number - 1) * 10 // len(batches):

@@ -36,7 +36,7 @@ _DANGLING = re.compile(r"\s+(?:a|an|the|of|with|and|or|in|on|at|to|by|near|for|f
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RewriteOutcome:
     """`text` is the accepted caption, or None with the reason; `destroyed` marks what the guard refused."""
 
     id: str
@@ -54,14 +54,14 @@ class AnswerCheck:
 
     guard: Guard
 
-    def __call__(self, request: RewriteRequest, answer: RewriteAnswer) -> Outcome:
+    def __call__(self, request: RewriteRequest, answer: RewriteAnswer) -> RewriteOutcome:
         if self.guard.trips(answer.text, request.categories):
-            return Outcome(request.id, None, DESTROYED)
+            return RewriteOutcome(request.id, None, DESTROYED)
         if answer.fault:
-            return Outcome(request.id, None, f"no answer: {answer.fault}")
+            return RewriteOutcome(request.id, None, f"no answer: {answer.fault}")
         text = clean(answer.text, complete=answer.complete)
         reason = fault(text, request.caption, request.concept)
-        return Outcome(request.id, None, reason) if reason else Outcome(request.id, text)
+        return RewriteOutcome(request.id, None, reason) if reason else RewriteOutcome(request.id, text)
 
 
 def clean(answer: str, *, complete: bool = True) -> str:

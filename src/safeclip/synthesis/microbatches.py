@@ -22,7 +22,7 @@ import transformers
 
 from safeclip.core.errors import ModelError
 from safeclip.settings import RewriteCaptions
-from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
 from safeclip.synthesis.language_model import folder_digest
 
@@ -42,13 +42,13 @@ class RewriteJob:
     """
 
     make_rewriter: Callable[[], Rewriter]
-    judge: Callable[[RewriteRequest, RewriteAnswer], Outcome]
+    judge: Callable[[RewriteRequest, RewriteAnswer], RewriteOutcome]
     threads: int
     folder: Path
     waits: bool = False
     _rewriter: Rewriter | None = field(default=None, repr=False)
 
-    def run(self, index: int, batch: Batch) -> list[Outcome]:
+    def run(self, index: int, batch: Batch) -> list[RewriteOutcome]:
         """Outcomes of one micro-batch, from its checkpoint if there is one; written before it returns."""
         kept = _read(self._file(index), batch)
         if kept is not None:
@@ -92,7 +92,7 @@ def micro_batches(requests: Sequence[RewriteRequest], batch_size: int) -> list[B
     return [tuple(ordered[start : start + batch_size]) for start in range(0, len(ordered), batch_size)]
 
 
-def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iterator[list[Outcome]]:
+def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iterator[list[RewriteOutcome]]:
     """The outcomes of every micro-batch in order, as they are ready; `workers` share what is not done yet."""
     job.folder.mkdir(parents=True, exist_ok=True)
     open_batches = sum(not job.is_done(index, batch) for index, batch in enumerate(batches))
@@ -137,21 +137,21 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(index: int, batch: Batch) -> list[Outcome]:
+def _run_in_worker(index: int, batch: Batch) -> list[RewriteOutcome]:
     assert _job is not None
     return _job.run(index, batch)
 
 
-def _write(path: Path, outcomes: list[Outcome]) -> None:
+def _write(path: Path, outcomes: list[RewriteOutcome]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
     os.replace(partial, path)
 
 
-def _read(path: Path, batch: Batch) -> list[Outcome] | None:
+def _read(path: Path, batch: Batch) -> list[RewriteOutcome] | None:
     """A finished micro-batch; None if there is none, or if it is not of these rows."""
     try:
-        outcomes = [Outcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        outcomes = [RewriteOutcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return None
     same = [outcome.id for outcome in outcomes] == [request.id for request in batch]

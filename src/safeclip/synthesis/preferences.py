@@ -33,7 +33,7 @@ from safeclip.core.taxonomy import Phrase
 from safeclip.core.text import ordered_overlap
 from safeclip.settings import Preference as PreferenceSettings
 from safeclip.settings import RewriteCaptions
-from safeclip.synthesis.answers import AnswerCheck, Outcome, clean
+from safeclip.synthesis.answers import AnswerCheck, RewriteOutcome, clean
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter, prompt_messages
 from safeclip.synthesis.language_model import load_tokenizer
@@ -70,7 +70,7 @@ class Ranked:
 
     pairs: tuple[RankedPair, ...]
     rewards: tuple[float, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[RewriteOutcome, ...]
 
 
 class HiddenStates:
@@ -160,7 +160,7 @@ def _mixed(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 def rank(
     requests: Sequence[RewriteRequest],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RewriteOutcome],
     texts: Sequence[str],
     reward: CategoryReward,
     margin: float,
@@ -241,14 +241,14 @@ def draw_rewrites(
     *,
     seed: int,
     scratch: Scratch | None = None,
-) -> tuple[list[Outcome], list[str]]:
+) -> tuple[list[RewriteOutcome], list[str]]:
     """Return what becomes of each rewrite, and its cleaned text, in the order of the requests.
 
     What the guard destroys has an empty text. Finished micro-batches are kept in `scratch`, if there is one,
     which must be of these requests and this model; a run that finds some goes on after them.
     """
     drawing = _Drawing(folder, adapter, settings, guard, seed)
-    by_id: dict[str, tuple[Outcome, str]] = {}
+    by_id: dict[str, tuple[RewriteOutcome, str]] = {}
     batches = micro_batches(requests, settings.batch_size)
     for number, batch in enumerate(tqdm(batches, desc="rewrites", mininterval=10, disable=None)):
         rows = drawing.kept(scratch, number, batch) if scratch else drawing.draw(batch)
@@ -266,7 +266,7 @@ class _Drawing:
         self._engine: TransformersRewriter | None = None
         self._check = AnswerCheck(guard)
 
-    def draw(self, batch: Batch) -> list[tuple[Outcome, str]]:
+    def draw(self, batch: Batch) -> list[tuple[RewriteOutcome, str]]:
         self._engine = self._engine or self._make()
         rows = []
         for request, answer in zip(batch, self._engine.rewrite(batch), strict=True):
@@ -275,7 +275,7 @@ class _Drawing:
             rows.append((outcome, text))
         return rows
 
-    def kept(self, scratch: Scratch, number: int, batch: Batch) -> list[tuple[Outcome, str]]:
+    def kept(self, scratch: Scratch, number: int, batch: Batch) -> list[tuple[RewriteOutcome, str]]:
         """As `draw`; from the scratch if it is there, else put there."""
         piece = f"draws-{number:05d}"
         file = scratch.folder / f"{piece}.json"
@@ -284,7 +284,7 @@ class _Drawing:
             file.write_text(json.dumps(rows), encoding="utf-8")
             scratch.keep(piece, [file])
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return [(Outcome(**outcome), text) for outcome, text in kept]
+        return [(RewriteOutcome(**outcome), text) for outcome, text in kept]
 
 
 SAVE_EVERY = 5

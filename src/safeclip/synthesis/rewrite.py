@@ -8,7 +8,7 @@ from typing import Any
 
 from safeclip.core.errors import DataError
 from safeclip.core.guard import Guard
-from safeclip.synthesis.answers import Outcome
+from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.concepts import ConceptDraw
 from safeclip.synthesis.engines import RewriteRequest
@@ -36,7 +36,7 @@ def make_requests(
 def make_rows(
     captions: Sequence[SafeCaption],
     requests: Sequence[RewriteRequest],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RewriteOutcome],
     *,
     rewriter: str,
     seed: int,
