@@ -12,6 +12,7 @@ from safeclip.pipeline.closure import LOCK, expected_deps, import_closure, named
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
 
 def write(root: Path, **files: str) -> None:
@@ -25,7 +26,7 @@ def write(root: Path, **files: str) -> None:
 
 
 def closure(root: Path, module: str = "safeclip.stages.one") -> set[str]:
-    return {path.removeprefix("src/safeclip/") for path in import_closure(root, module)}
+    return {path.removeprefix("src/safeclip/") for path in import_closure(root, [module])}
 
 
 def test_follows_imports_of_every_form(tmp_path: Path) -> None:
@@ -67,8 +68,9 @@ def test_reads_the_modules_and_files_that_a_configuration_file_names(tmp_path: P
     assert {"src/safeclip/a.py", "src/safeclip/served/app.py", "src/safeclip/served/pins.txt"} <= set(found)
 
 
-def test_sync_keeps_inputs_and_comments_and_mends_the_rest(tmp_path: Path) -> None:
+def test_sync_keeps_inputs_and_comments_and_corrects_the_rest(tmp_path: Path) -> None:
     write(tmp_path, stages__one="from safeclip import a\n", a="")
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
     (tmp_path / "dvc.yaml").write_text(
         "# the chain\nstages:\n  one:\n    cmd: x\n"
         "    deps:\n      - data/a.txt\n      - src/safeclip/gone.py\n"
@@ -85,9 +87,9 @@ def test_sync_keeps_inputs_and_comments_and_mends_the_rest(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_dvc_yaml_lists_the_import_closure(name: str) -> None:
+def test_dvc_yaml_lists_the_packages_of_the_import_closure(name: str) -> None:
     deps = STAGES[name]["deps"]
-    assert deps == expected_deps(ROOT, name, deps), "run `make deps`"
+    assert deps == expected_deps(ROOT, name, STAGES[name], PARAMS), "run `make deps`"
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -119,5 +121,5 @@ def settings_read(path: Path) -> set[str]:
             node = node.value
         if isinstance(node, ast.Name) and node.id == "settings" and names:
             found.add(".".join(reversed(names[-2:])))
-    # `own = settings.finetune` is a read of the whole section; drop it where only longer reads of it exist
+    # `cfg = settings.finetune` is a read of the whole section; drop it where only longer reads of it exist
     return {key for key in found if not any(other.startswith(f"{key}.") for other in found)}

@@ -1,4 +1,12 @@
-"""The picture on which a served image tower must give the packaged vector."""
+"""Package a model as a Bento whose bytes depend on its contents alone.
+
+`write_model` writes the model folder: merged weights, base towers, reference vectors, probes, lineage.
+`model_card` writes the card that travels with it. `build_bento` builds the Bento and archives it.
+
+BentoML stamps the time of building and Python's patch version into YAML files, and the time into the
+archive's headers. Here every time is `EPOCH`, the patch version is left out, the owner is nobody and members
+are sorted, so that the same inputs give the same file.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +28,24 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from safeclip.core.files import replacing
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.export_folder import save_like
 from safeclip.encoders.load import Encoder, load_encoder
 
 
-def reference_picture() -> str:
-    """Base64 of a PNG with two colour ramps and an edge."""
+def reference_image() -> str:
+    """Draw two colour ramps and an edge, for which a served image tower must give the packaged vector.
+
+    Returns:
+        A PNG of 64 x 48 pixels in Base64.
+    """
+    # shape: [48, 64, 2]
     ramp = np.indices((48, 64)).transpose(1, 2, 0) * 4
     edge = np.where(ramp[..., :1] > ramp[..., 1:], 220, 30)
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate([ramp, edge], axis=2).astype(np.uint8)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-# The model folder that a Bento carries: merged weights, base towers, reference vectors, probes, lineage.
 
 
 REFERENCE_TEXTS = (
@@ -47,7 +58,7 @@ REFERENCE_TEXTS = (
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the service tells beside vectors: probes by modality (`registry.scoring`), the gate's rules."""
+    """What the service tells besides vectors: probes by modality, and the gate's rules as measured."""
 
     scoring: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -56,9 +67,14 @@ class ModelFacts:
 def write_model(
     folder: Path, candidate: Encoder, base: Path, lineage: dict[str, Any], facts: ModelFacts
 ) -> str:
-    """Write the folder and return its version: the first 12 hex digits of the digest of what it stands on.
+    """Write the model folder and return its version: 12 hex digits of the digest of what it stands on.
 
     `encoder/` keeps fp32, so that serving equals the checkpoint; `base/` scores what the encoder hides.
+
+    Args:
+        candidate: the encoder with its adapter merged.
+        base: the folder of the base encoder.
+        lineage: name -> SHA-256 of the adapter, the verdict and the data.
     """
     teacher = load_encoder(base)
     save_like(candidate.model, base, folder / "encoder")
@@ -84,11 +100,11 @@ def write_model(
 
 
 def _reference(candidate: Encoder) -> dict[str, Any]:
-    picture = reference_picture()
+    image = reference_image()
     vectors = torch.cat(
-        [embed_texts(candidate, list(REFERENCE_TEXTS)), embed_images(candidate, [base64.b64decode(picture)])]
+        [embed_texts(candidate, list(REFERENCE_TEXTS)), embed_images(candidate, [base64.b64decode(image)])]
     )
-    return {"texts": list(REFERENCE_TEXTS), "images": [picture], "embeddings": vectors.tolist()}
+    return {"texts": list(REFERENCE_TEXTS), "images": [image], "embeddings": vectors.tolist()}
 
 
 def _digest(value: Any) -> str:
@@ -99,11 +115,8 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, sort_keys=True) + "\n", encoding="utf-8")
 
 
-# The model card that travels in the Bento, under the headings model cards have.
-
-
 def model_card(verdict: dict[str, Any], lineage: dict[str, Any]) -> str:
-    """Markdown from the verdict and the digests; it holds no example of unsafe content."""
+    """Write the model card in Markdown from the verdict and the digests; no example of unsafe content."""
     rules = "\n".join(_rule(rule) for rule in verdict["rules"])
     digests = "\n".join(f"- {name}: `{value}`" for name, value in sorted(lineage.items()))
     return f"""# safeclip-embedder
@@ -155,13 +168,6 @@ def _rule(rule: dict[str, Any]) -> str:
     )
 
 
-# Build the Bento and write it as one `.tar` whose bytes depend on its contents alone.
-#
-# BentoML stamps the time of building and Python's patch version into YAML files, and the time into the
-# archive's headers. Here every time is `EPOCH`, the patch version is left out, the owner is nobody and
-# members are sorted, so that the same inputs give the same file.
-
-
 EPOCH = "2000-01-01T00:00:00+00:00"
 _EPOCH_SECONDS = 946684800
 _CREATION_TIME = re.compile(r"^(\s*creation_time: ).*$", re.MULTILINE)
@@ -192,14 +198,15 @@ def build_bento(root: Path, model: Path, card: str, name: str, version: str, tar
 
 
 def without_stamps(described: str) -> str:
-    """BentoML's YAML with `EPOCH` for every time, and of Python's version the first two numbers."""
+    """Replace every time in BentoML's YAML by `EPOCH`, and keep two numbers of Python's version."""
     timeless = _CREATION_TIME.sub(rf"\g<1>'{EPOCH}'", described)
     return _PYTHON_VERSION.sub(r"\1'\2'", timeless)
 
 
 def _copy_sources(root: Path, context: Path) -> None:
-    """The files that bentofile.yaml names, and no others: BentoML matches each file of its build context
-    against each of its patterns, and a checkout with its environments holds a hundred thousand."""
+    """Copy the files that bentofile.yaml names, and no others, into the build context."""
+    # BentoML matches each file of its context against each of its patterns, and a checkout with its
+    # environments holds a hundred thousand.
     described = YAML(typ="safe").load(root / "bentofile.yaml")
     for name in (*described["include"], described["python"]["requirements_txt"]):
         (context / name).parent.mkdir(parents=True, exist_ok=True)
@@ -217,8 +224,7 @@ def _copy_model(bento: Path, version: str) -> None:
 
 def write_tar(folder: Path, target: Path) -> None:
     """Archive `folder` at `target`, atomically, with sorted members, fixed times and no owner."""
-    partial = target.with_name(f".{target.name}.partial")
-    with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
+    with replacing(target) as partial, tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
         for path in sorted(folder.rglob("*")):
             member = archive.gettarinfo(path, f"./{path.relative_to(folder)}")
             member.mtime = _EPOCH_SECONDS
@@ -230,4 +236,3 @@ def write_tar(folder: Path, target: Path) -> None:
                     archive.addfile(member, handle)
             else:
                 archive.addfile(member)
-    os.replace(partial, target)

@@ -1,9 +1,9 @@
-"""Probes that tell how unsafe an input is, fitted when a model is packaged.
+"""Fit the probes that tell how unsafe an input is; they are packaged with the model.
 
-They read the base embedding beside the served one. The base towers know what is in an input, and where the
-served towers moved it tells what they took it for: fine-tuning taught them the very thing that a probe on the
-base embedding alone hardly finds. Fitted on the train split's labels; thresholds and errors come from the
-val split. What is stored are numbers: no caption, no picture and no wording of the data goes into a Bento.
+A probe reads the base embedding beside the served one. The base towers know what is in an input. Where the
+served towers moved it tells what they took it for, which a probe on the base embedding alone hardly finds.
+Probes are fitted on the train split's labels; thresholds and errors come from the val split. Only numbers are
+stored: no caption, no image and no wording of the data goes into a Bento.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Labelled:
     categories: Sequence[Sequence[str]]
 
     def targets(self, names: Sequence[str]) -> np.ndarray:
-        """[N, 1 + C] of 0 and 1: unsafe, then each category."""
+        """Return [N, 1 + C] of 0 and 1: unsafe, then each category."""
         has = [[name in row for name in names] for row in self.categories]
         return np.column_stack([self.unsafe, np.array(has, bool).reshape(len(self.unsafe), len(names))])
 
@@ -47,10 +47,13 @@ class Labelled:
 def fit_probe(
     train: Labelled, val: Labelled, shifts: np.ndarray, categories: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    """One modality's entry of scoring.json.
+    """Fit one modality's probe and return its entry of scoring.json.
 
-    shifts: [N] of the val inputs, 1 - cosine of candidate and base embedding.
-    `DataError` if a split lacks safe or unsafe inputs: an unmeasured probe is not packaged.
+    Args:
+        shifts: [N] of the val inputs, 1 - cosine of candidate and base embedding.
+
+    Raises:
+        DataError: a split lacks safe or unsafe inputs; an unmeasured probe is not packaged.
     """
     for name, split in (("train", train), ("val", val)):
         if not 0 < split.unsafe.sum() < len(split.unsafe):
@@ -73,7 +76,7 @@ def fit_probe(
 
 
 def _fit(train: Labelled, categories: Sequence[str], seed: int) -> dict[str, list]:
-    """A logistic regression an output, all inputs for "unsafe" and for each category."""
+    """Fit one logistic regression per output, "unsafe" and each category, on all inputs."""
     fitted = [_regression(train.features, column, seed) for column in train.targets(categories).T]
     return {
         "weight": _rounded(np.stack([weight for weight, _ in fitted], axis=1)),
@@ -98,5 +101,5 @@ def _outputs(probe: dict[str, list], features: np.ndarray) -> np.ndarray:
 
 
 def _quantile(of_safe: np.ndarray) -> float:
-    """The smallest value that no more than `FALSE_ALARMS` of the safe inputs exceed, a hair above it."""
+    """Return the smallest value that at most `FALSE_ALARMS` of the safe inputs exceed, a hair above it."""
     return float(np.quantile(of_safe, 1 - FALSE_ALARMS, method="higher")) + 1e-6

@@ -1,9 +1,11 @@
-"""`python -m safeclip.pipeline.stage_process ARGUMENTS`: the dvc command, but it dies with its parent.
+"""Run a dvc command as a child process that dies with its starter: `run_stage`, `run_dvc`, `stop_all`.
 
-With it go the stage and whatever the stage started: they share its process group, and watch it. What it
-writes (the cache too) is readable by its owner only, because some of it is unsafe by purpose. `python` in a
-stage's command means this environment's, activated or not. And a kill never leaves half a dvc.lock: DVC
-writes it in place, here it is renamed into its place.
+The child is this module itself, `python -m safeclip.pipeline.stage_process ARGUMENTS`: the dvc command, but
+- it dies with whoever started it (a flow that is killed -9 included), and with it the stage and whatever the
+  stage started: they share its process group, and watch it;
+- what it writes (the cache too) is readable by its owner only, because some of it is unsafe by purpose;
+- `python` in a stage's command means this environment's, activated or not;
+- a kill never leaves half a dvc.lock: DVC writes it in place, here it is renamed into its place.
 """
 
 from __future__ import annotations
@@ -25,50 +27,9 @@ from safeclip.core.permissions import restrict
 from safeclip.core.processes import PARENT, die_with_starter
 
 SCRATCH = Path(".dvc/tmp")
-
-
-def main() -> int:
-    """Run dvc with this process's arguments, waiting for the repository's lock; returns its exit status."""
-    signal.signal(signal.SIGTERM, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
-    die_with_starter(signal.SIGTERM)
-    os.environ[PARENT] = str(os.getpid())
-    os.umask(0o077)
-    restrict(Path())
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    )
-    from dvc.cli import main as dvc
-
-    write_yaml_at_once()
-    return dvc(["--wait-for-lock", *sys.argv[1:]])
-
-
-def write_yaml_at_once() -> None:
-    """Have DVC write dvc.lock to a temporary place and rename it (a method of the release that is pinned)."""
-    from dvc.utils.serialize import _common
-
-    in_place = _common._dump_data
-
-    def dump(path: str, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
-        partial = SCRATCH / f"{Path(path).name}.{os.getpid()}"
-        in_place(str(partial), data, dumper, fs=None, **options)
-        partial.chmod(Path(path).stat().st_mode & 0o777 if Path(path).exists() else 0o644)
-        os.replace(partial, path)
-
-    _common._dump_data = dump
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-# One stage as a child process: its lines as they come, its end with ours.
-#
-# The child asks the kernel to be killed when its parent dies (a flow that is killed -9 included) and leads a
-# process group of its own, so that stopping it stops the stage's own children too.
-
-
-_PROGRESS_SECONDS = 5.0  # between two lines kept of a progress bar, which redraws itself with \r
+# Between two lines kept of a progress bar, which redraws itself with \r.
+_PROGRESS_SECONDS = 5.0
+# Given to a child that was asked to stop.
 _STOP_SECONDS = 5.0
 _LINE_END = re.compile(rb"[\r\n]")
 _running: set[subprocess.Popen[bytes]] = set()
@@ -102,7 +63,11 @@ def stop_all() -> None:
 
 
 def run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str], None]) -> None:
-    """A dvc command as a child that ends with us; `PipelineError` with its own error line, or `failure`."""
+    """Run a dvc command as a child that ends with us, each line of its output to `log`.
+
+    Raises:
+        PipelineError: it failed; the message is its last "error: ..." line, or `failure` if it has none.
+    """
     command = [sys.executable, "-m", "safeclip.pipeline.stage_process", *arguments]
     child = subprocess.Popen(
         command,
@@ -127,7 +92,7 @@ def run_dvc(root: Path, arguments: list[str], failure: str, log: Callable[[str],
 
 
 def _follow(child: subprocess.Popen[bytes], log: Callable[[str], None]) -> str:
-    """Log the child's lines until it ends; returns what the stage's own last "error: ..." line says."""
+    """Log the child's lines until it ends; return what the stage's own last "error: ..." line says."""
     assert child.stdout is not None
     fault = ""
     for line in _lines(child.stdout):
@@ -139,7 +104,7 @@ def _follow(child: subprocess.Popen[bytes], log: Callable[[str], None]) -> str:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """Lines that end with a newline; of those that a progress bar overwrites (\\r), one in a while."""
+    """Yield lines that end with a newline; of those that a progress bar overwrites (\\r), one in a while."""
     pending, last_progress = b"", -_PROGRESS_SECONDS
     while chunk := stream.read1(65536):  # type: ignore[attr-defined]
         pending += chunk.replace(b"\r\n", b"\n")
@@ -164,3 +129,39 @@ def _wait(children: list[subprocess.Popen[bytes]], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def main() -> int:
+    """Run dvc with this process's arguments, waiting for the repository's lock; return its exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
+    die_with_starter(signal.SIGTERM)
+    os.environ[PARENT] = str(os.getpid())
+    os.umask(0o077)
+    restrict(Path())
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+    from dvc.cli import main as dvc
+
+    _write_yaml_atomically()
+    return dvc(["--wait-for-lock", *sys.argv[1:]])
+
+
+def _write_yaml_atomically() -> None:
+    """Have DVC write dvc.lock to a temporary place and rename it."""
+    # A private function of the DVC release that is pinned.
+    from dvc.utils.serialize import _common
+
+    in_place = _common._dump_data
+
+    def dump(path: str, data: Any, dumper: Any, fs: Any = None, **options: Any) -> None:
+        partial = SCRATCH / f"{Path(path).name}.{os.getpid()}"
+        in_place(str(partial), data, dumper, fs=None, **options)
+        partial.chmod(Path(path).stat().st_mode & 0o777 if Path(path).exists() else 0o644)
+        os.replace(partial, path)
+
+    _common._dump_data = dump
+
+
+if __name__ == "__main__":
+    sys.exit(main())

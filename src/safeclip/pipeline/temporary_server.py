@@ -1,8 +1,7 @@
-"""A Prefect API for the length of one run, for machines where no Prefect server is configured.
+"""Serve a Prefect API for the length of one run, where no Prefect server is configured.
 
-Prefect starts one by itself, but only after it has been imported: 11 s for a flow in which nothing is
-stale. This one is the same server, started before that import and beside it: 5 s. Its database lies in
-work/prefect/.
+Prefect would start one by itself, but only after its own import: 11 s for a flow in which nothing is stale.
+This is the same server, started before that import and beside it: 5 s. Its database lies in work/prefect/.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+from safeclip.core.artifacts import WORK
 from safeclip.core.errors import PipelineError
 from safeclip.core.processes import PARENT, die_with_starter
 
-_FOLDER = Path("work/prefect")
+_FOLDER = WORK / "prefect"
 _START_SECONDS = 120.0
 
 
 class TemporaryServer:
-    """Starts at once, is waited for with `ready`, ends with `stop` or with this process."""
+    """A server that starts at once; `ready` waits for it, it ends with `stop` or with this process."""
 
     def __init__(self, root: Path) -> None:
         self._folder = root / _FOLDER
@@ -52,7 +52,8 @@ class TemporaryServer:
             PARENT: str(os.getpid()),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}",
             "PREFECT_SERVER_UI_ENABLED": "false",
-            "PREFECT__SERVER_EPHEMERAL": "1",  # no scheduler and other services for a server of minutes
+            # Prefect's own switches: no scheduler and other services for a server of minutes.
+            "PREFECT__SERVER_EPHEMERAL": "1",
             "PREFECT__SERVER_FINAL": "1",
         }
 

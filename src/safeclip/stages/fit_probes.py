@@ -1,4 +1,4 @@
-"""fit_probes: how the service will tell unsafe inputs, fitted on the candidate and the base towers.
+"""fit_probes: fit what tells the service unsafe inputs, on embeddings of the candidate and the base towers.
 
 A stage of its own because it embeds two splits under the candidate: a changed threshold of the gate does not
 run it again.
@@ -6,6 +6,7 @@ run it again.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import pyarrow as pa
 import torch
 from threadpoolctl import threadpool_limits
 
+from safeclip.core.artifacts import ADAPTER, DATASET, TEACHER, DataFolder
 from safeclip.core.errors import DataError
 from safeclip.core.files import write_json
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.encoders.embed import Quadruplets, embed_quadruplets
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
@@ -24,8 +26,6 @@ from safeclip.encoders.teacher import read_teacher
 from safeclip.packaging.probes import Labelled, fit_probe
 from safeclip.settings import FitProbes, StageSettings
 
-TEACHER = RESULTS / "embed_teacher"
-ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 SPLITS = ("train", "val")  # test is evaluate's alone
 
 
@@ -38,22 +38,22 @@ def fit_probes(settings: Settings) -> None:
 
     Data on which no probe can be measured do not stop the chain: the gate needs none, `package` refuses.
     """
-    base = f"{settings.data.path}/base_encoder"
+    base = DataFolder(Path(settings.data.path)).base_encoder
     candidate = load_candidate(base, ADAPTER)
-    found: dict[str, Any] = {"candidate": candidate.digest}
+    probes: dict[str, Any] = {"candidate": candidate.digest}
     try:
         with threadpool_limits(settings.compute.threads):  # sums of linear algebra change with them
-            found["scoring"] = _scoring(candidate, load_encoder(base).digest, settings)
+            probes["scoring"] = _scoring(candidate, load_encoder(base).digest, settings)
     except DataError as error:
-        found["fault"] = str(error)
+        probes["fault"] = str(error)
         print(f"fit_probes: {error}", flush=True)
     with output("fit_probes") as out:
-        write_json(out / "probes.json", found)
+        write_json(out / "probes.json", probes)
 
 
 def _scoring(candidate: Encoder, teacher_digest: str, settings: Settings) -> dict[str, Any]:
-    """Probes of both modalities: safe captions and pictures count as safe, generated ones as labelled."""
-    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
+    """Probes of both modalities: safe captions and images count as safe, generated ones as labelled."""
+    tables = {split: read_dataset(DATASET, split) for split in SPLITS}
     embedded = {
         split: read_teacher(TEACHER / f"{split}.safetensors", table["id"].to_pylist(), teacher_digest)
         for split, table in tables.items()
@@ -63,8 +63,8 @@ def _scoring(candidate: Encoder, teacher_digest: str, settings: Settings) -> dic
     categories = sorted({name for row in tables["train"]["categories"].to_pylist() for name in row})
     scoring = {}
     for modality in ("text", "image"):
-        base = {name: _both(found, modality) for name, found in embedded.items()}
-        served = {name: _both(found, modality) for name, found in moved.items()}
+        base = {name: _both(quadruplets, modality) for name, quadruplets in embedded.items()}
+        served = {name: _both(quadruplets, modality) for name, quadruplets in moved.items()}
         train, val = (
             _labelled(tables[name], np.hstack([base[name], served[name]]), modality) for name in base
         )

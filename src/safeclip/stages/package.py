@@ -1,4 +1,4 @@
-"""A passed verdict, merged weights and the service become one Bento file; a failed verdict is refused."""
+"""package: build one Bento of the merged weights and the service, after a passed verdict only."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safeclip.core.artifacts import ADAPTER, PROBES, VERDICT, WORK, DataFolder
 from safeclip.core.errors import DataError, GateError, ModelError
 from safeclip.core.files import sha256, write_json
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.packaging.bento import ModelFacts, build_bento, model_card, write_model
 from safeclip.settings import Package, StageSettings
 
-ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
-SCRATCH = Path("work/package")
-VERDICT = RESULTS / "gate" / "verdict.json"
-PROBES = RESULTS / "fit_probes" / "probes.json"
+SCRATCH = WORK / "package"
 
 
 class Settings(StageSettings):
@@ -30,7 +28,7 @@ class Settings(StageSettings):
 def package(settings: Settings) -> None:
     """Write results/package/: NAME.tar, model_card.md and package.json (version and digests)."""
     verdict = passed_verdict(VERDICT)
-    base = Path(settings.data.path) / "base_encoder"
+    base = DataFolder(Path(settings.data.path)).base_encoder
     lineage = {"adapter": sha256(ADAPTER), "verdict": sha256(VERDICT), "data": sha256(Path("data.dvc"))}
     card = model_card(verdict, lineage)
     shutil.rmtree(SCRATCH, ignore_errors=True)  # of a run that was killed
@@ -51,16 +49,21 @@ def package(settings: Settings) -> None:
 
 
 def _probes(path: Path, candidate: Encoder) -> dict[str, Any]:
-    """The fitted probes; `ModelError` if missing or of another candidate, `DataError` with their fault."""
+    """Read the fitted probes.
+
+    Raises:
+        ModelError: they are missing or of another candidate.
+        DataError: none could be fitted; its message says why.
+    """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        probes: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         raise ModelError(f"{path}: missing or not JSON; run `safeclip stage fit_probes`") from None
-    if found.get("candidate") != candidate.digest:
+    if probes.get("candidate") != candidate.digest:
         raise ModelError(f"{path}: of another candidate; run `safeclip stage fit_probes` again")
-    if "fault" in found:
-        raise DataError(f"no probe could be fitted: {found['fault']}")
-    return dict(found["scoring"])
+    if "fault" in probes:
+        raise DataError(f"no probe could be fitted: {probes['fault']}")
+    return dict(probes["scoring"])
 
 
 def _metrics(verdict: dict[str, Any]) -> list[dict[str, Any]]:
@@ -69,7 +72,7 @@ def _metrics(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def passed_verdict(path: Path) -> dict[str, Any]:
-    """The verdict, if it passed; `GateError` names the failed rules otherwise."""
+    """Read the verdict, if it passed; `GateError` names the failed rules otherwise."""
     try:
         verdict: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
