@@ -1,4 +1,4 @@
-"""What code each stage depends on: `python -m safeclip.pipeline.closure --sync` writes it into dvc.yaml.
+"""Find what code each stage depends on; `python -m safeclip.pipeline.closure --sync` writes it into dvc.yaml.
 
 A stage depends on its own module and on whole packages (folders below src/): those that its import closure
 enters. The closure is found by reading the code: imports anywhere in a file (inside functions too), modules
@@ -39,7 +39,7 @@ _FILE_NAME = re.compile(rf"{SOURCE}/[\w./-]+")
 
 
 def import_closure(root: Path, modules: Iterable[str]) -> list[str]:
-    """Files below src/ that `modules` ("safeclip.stages.gate") stand on, their own included.
+    """Find the files below src/ that `modules` ("safeclip.stages.gate") need, their own included.
 
     Returns:
         Sorted paths relative to `root`.
@@ -65,14 +65,14 @@ def import_closure(root: Path, modules: Iterable[str]) -> list[str]:
 
 
 def named_in_text(root: Path, text: str) -> list[str]:
-    """Closures of the modules, and the files, that a configuration file (bentofile.yaml) names."""
+    """Find the files that a configuration file (bentofile.yaml) names, and the closures of its modules."""
     modules = {name.partition(":")[0] for name in _MODULE_NAME.findall(text) if ":" in name}
     files = {path for path in _FILE_NAME.findall(text) if (root / path).is_file()}
     return sorted(files.union(import_closure(root, modules)))
 
 
 def expected_deps(root: Path, name: str, stage: Mapping[str, Any], params: Mapping[str, Any]) -> list[str]:
-    """The deps of a stage as they should be: inputs as they stand, its module, packages, the requirements."""
+    """Return a stage's deps as they should be: its inputs, its module, packages, the requirements."""
     inputs = [dep for dep in stage["deps"] if not dep.startswith(f"{SOURCE}/") and dep != LOCK]
     module = f"safeclip.stages.{name}"
     chosen = _modules_in(text for key in stage.get("params", ()) for text in _texts(_section(params, key)))
@@ -84,7 +84,7 @@ def expected_deps(root: Path, name: str, stage: Mapping[str, Any], params: Mappi
 
 
 def sync(root: Path, *, write: bool) -> list[str]:
-    """Names of the stages whose deps differ from what they should be; corrected in dvc.yaml if `write`."""
+    """Return the stages whose deps differ from what they should be; correct dvc.yaml if `write`."""
     yaml = YAML()
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -104,7 +104,7 @@ def sync(root: Path, *, write: bool) -> list[str]:
 
 
 def _dependency(file: str) -> str:
-    """src/PACKAGE/FOLDER of a file of safeclip, src/PACKAGE of another; a stage's module stays a file."""
+    """Return src/safeclip/FOLDER for a file of safeclip, src/PACKAGE for another, a stage's file as it is."""
     parts = file.split("/")
     if parts[1] != "safeclip":
         return "/".join(parts[:2])
@@ -112,7 +112,7 @@ def _dependency(file: str) -> str:
 
 
 def _section(params: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key of params.yaml; None if nothing does."""
+    """Return the value at a dotted key of params.yaml, None if there is none."""
     value: Any = params
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -120,7 +120,7 @@ def _section(params: Mapping[str, Any], key: str) -> Any:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every string in nested lists and dictionaries."""
+    """Yield every string in nested lists and dictionaries."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -131,7 +131,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _file(source: Path, module: str) -> Path | None:
-    """The file of a module or package; None if the name is neither (an attribute, another distribution)."""
+    """Return a module's or package's file; None for an attribute or another distribution."""
     base = source.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
@@ -142,7 +142,7 @@ def _parents(module: str) -> list[str]:
 
 
 def _imports(tree: ast.AST, module: str, path: Path) -> Iterator[str]:
-    """Absolute names of what is imported; `from a import b` gives both a and a.b, as b may be a module."""
+    """Yield absolute names of imports; `from a import b` gives both a and a.b, as b may be a module."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -165,7 +165,7 @@ def _modules_in(texts: Iterable[str]) -> list[str]:
 
 
 def main() -> int:
-    """0 if dvc.yaml is (now) right, 1 if --check found it wrong."""
+    """Sync or check; 0 if dvc.yaml is (now) right, 1 if --check finds it wrong."""
     parser = argparse.ArgumentParser(prog="python -m safeclip.pipeline.closure", description=__doc__)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--sync", action="store_true", help="write the packages into dvc.yaml")
