@@ -22,7 +22,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +37,8 @@ from torch import Tensor
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text
 from safeclip.settings import Finetune, Lora
-from safeclip.training.forward import embed_rows
-from safeclip.training.loop import Run
 from safeclip.training.rows import Rows
+from safeclip.training.step import Student, embed_rows
 
 BATCH = {"vitb32": 16, "picturebook": 128}
 RANK, LEARNING_RATE = 16, 1e-4
@@ -73,7 +71,7 @@ def seeded_rows(encoder: Encoder, count: int) -> Rows:
         text_unsafe=torch.ones(count, dtype=torch.bool),
         image_unsafe=torch.ones(count, dtype=torch.bool),
         teacher=None,
-        pictures=torch.arange(count),
+        image_index=torch.arange(count),
         target_text=nothing,
         target_image=nothing,
         axis=nothing[0],
@@ -93,7 +91,8 @@ def _captions(encoder: Encoder, count: int, generator: torch.Generator) -> Tenso
     return tokens
 
 
-def our_run(encoder: Encoder, rows: Rows, precision: str = "bfloat16") -> Run:
+def our_step(encoder: Encoder, rows: Rows, precision: str = "bfloat16") -> Callable[[], dict[str, float]]:
+    """Return our step on all rows; each call takes the next one and returns its losses."""
     recipe = Finetune(
         objective="safe_clip",
         lora=Lora(rank=RANK, alpha=RANK, query=False),
@@ -103,7 +102,8 @@ def our_run(encoder: Encoder, rows: Rows, precision: str = "bfloat16") -> Run:
         learning_rate=LEARNING_RATE,
         precision=precision,
     )
-    return Run(encoder, rows, rows, recipe, seed=0, folder=Path(tempfile.gettempdir()))
+    student, everything = Student(encoder, recipe, seed=0), torch.arange(len(rows))
+    return lambda: student.train_step(rows, everything, step=0)
 
 
 def sides(size: str) -> tuple[Callable[[], object], Callable[[], object], dict[str, float]]:
@@ -111,10 +111,9 @@ def sides(size: str) -> tuple[Callable[[], object], Callable[[], object], dict[s
     encoder = encoder_of(size)
     rows = seeded_rows(encoder, BATCH[size])
     plain = PlainTrainer(encoder.model, RANK, LEARNING_RATE)
-    exact, ours = our_run(encoder, rows, "float32"), our_run(encoder, rows)
-    first = plain.step(rows)
-    exact.train_step()
-    return ours.train_step, lambda: plain.step(rows), {"difference": exact.history[0]["total_loss"] - first}
+    exact, ours = our_step(encoder, rows, "float32"), our_step(encoder, rows)
+    difference = exact()["total_loss"] - plain.step(rows)
+    return ours, lambda: plain.step(rows), {"difference": difference}
 
 
 def compare(size: str, pairs: int) -> dict[str, object]:
@@ -160,7 +159,7 @@ def peak_mb(size: str, side: str) -> float:
         trainer = PlainTrainer(encoder.model, RANK, LEARNING_RATE)
         step: Callable[[], object] = lambda: trainer.step(rows)  # noqa: E731
     else:
-        step = our_run(encoder, rows).train_step
+        step = our_step(encoder, rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()
     step()

@@ -20,7 +20,7 @@ from safeclip.metrics.intervals import Resampling, proportion_interval
 from safeclip.metrics.retrieval import retrieval_outcomes
 from safeclip.settings import Finetune
 from safeclip.training.augment import crop_captions, insert_concepts
-from safeclip.training.loop import Outcome, finetune, harm_plus_utility_penalty
+from safeclip.training.loop import FinetuneResult, finetune, harm_plus_utility_penalty
 from safeclip.training.rows import Rows, prepare_rows
 
 WAYS = ("t2i", "i2t")
@@ -105,7 +105,7 @@ class Trained:
     """A run's outcome, and the encoder with any share of its update."""
 
     base: Encoder
-    outcome: Outcome
+    outcome: FinetuneResult
 
     @property
     def penalty(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from safeclip.encoders.attention import PlainAttention
+from safeclip.encoders.fast_cpu import JoinedLowRankLinear, ProductAttention
 from safeclip.encoders.lora import adapter_parameters, add_lora, merge
 from safeclip.encoders.lora_layers import LoraAttention, LowRankLinear
 
@@ -78,7 +78,8 @@ def test_attention_gives_the_original_modules_outputs_and_input_gradients(width,
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 20), (20, 3), (6, 6)], ids=["wide", "narrow", "square"])
 @pytest.mark.parametrize("biased", [True, False])
-def test_the_layers_product_is_exact_and_so_are_its_gradients(inputs, outputs, biased):
+@pytest.mark.parametrize("product", [LowRankLinear, JoinedLowRankLinear])
+def test_the_layers_product_is_exact_and_so_are_its_gradients(inputs, outputs, biased, product):
     generator = torch.Generator().manual_seed(4)
     shapes = [(5, inputs), (outputs, inputs), (outputs,), (2, inputs), (outputs, 2)]
     x, weight, bias, a, b = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
@@ -86,7 +87,7 @@ def test_the_layers_product_is_exact_and_so_are_its_gradients(inputs, outputs, b
         value.requires_grad_()
 
     def layer(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return LowRankLinear.apply(x, weight, bias if biased else None, a, b)
+        return product.apply(x, weight, bias if biased else None, a, b)
 
     expected = x @ (weight + b @ a).T + (bias if biased else 0.0)
     assert torch.allclose(layer(x, a, b), expected, rtol=1e-12)
@@ -99,8 +100,8 @@ def test_plain_attention_equals_the_fused_one_and_so_does_its_gradient(causal):
     packed = torch.randn(2, 5, 3, 2, 4, generator=generator, dtype=torch.float64).requires_grad_()
     mask = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1) if causal else None
     fused = F.scaled_dot_product_attention(*packed.permute(2, 0, 3, 1, 4), attn_mask=mask)
-    assert torch.allclose(PlainAttention.apply(packed, mask), fused.transpose(1, 2).flatten(2), rtol=1e-12)
-    assert torch.autograd.gradcheck(lambda packed: PlainAttention.apply(packed, mask), (packed,))
+    assert torch.allclose(ProductAttention.apply(packed, mask), fused.transpose(1, 2).flatten(2), rtol=1e-12)
+    assert torch.autograd.gradcheck(lambda packed: ProductAttention.apply(packed, mask), (packed,))
 
 
 class Products(TorchDispatchMode):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from safeclip.encoders.embed import embed_texts
 from safeclip.settings import ConceptInsertion
-from safeclip.training.augment import JOINTS, compose, crop_captions, insert_concepts
+from safeclip.training.augment import JOINTS, crop_captions, insert, insert_concepts
 from tests.training.tiny import tiny_table
 
 PHRASES = ("a gun", "the bomb")
@@ -27,7 +27,7 @@ def word_id(encoder, word: str) -> int:
 @pytest.mark.parametrize("seed", range(40))
 def test_a_composed_caption_holds_the_words_whole_and_names_what_is_left(seed):
     caption = "a dog runs near the old house"
-    composed = compose(caption, "two big bombs", np.random.default_rng(seed))
+    composed = insert(caption, "two big bombs", np.random.default_rng(seed))
     assert "two big bombs" in composed.text
     left = composed.text.replace("two big bombs", " ").split()
     joints = [[], *(joint.split() for joint in JOINTS)]
@@ -39,7 +39,7 @@ def test_a_composed_caption_holds_the_words_whole_and_names_what_is_left(seed):
 
 def test_a_caption_of_one_word_is_never_lost():
     for seed in range(40):
-        assert compose("river", "a gun", np.random.default_rng(seed)).rest == "river"
+        assert insert("river", "a gun", np.random.default_rng(seed)).rest == "river"
 
 
 def test_each_pass_replaces_its_shares_and_labels_them_by_what_was_put_in(encoder, splits):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from safeclip.encoders.embed import embed_texts
-from safeclip.training.augment import LONGEST, crop_captions
-from safeclip.training.forward import embed_rows
+from safeclip.training.augment import LONGEST_CROP, crop_captions
+from safeclip.training.step import embed_rows
 from tests.training.tiny import tiny_table
 
 
@@ -33,7 +33,7 @@ def test_every_draw_cuts_a_share_and_the_teacher_says_where_the_fragments_belong
         {
             " ".join(text[start : start + length])
             for text in words
-            for length in range(1, LONGEST + 1)
+            for length in range(1, LONGEST_CROP + 1)
             for start in range(len(text))
         }
     )

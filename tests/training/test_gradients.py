@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from safeclip.encoders.lora import adapter_parameters, add_lora
-from safeclip.training.forward import embed_rows, make_batch
-from safeclip.training.gradients import accumulate_gradients
 from safeclip.training.objectives import OBJECTIVES
+from safeclip.training.step import accumulate_gradients, embed_rows, make_batch
 
 INDEX = torch.tensor([3, 17, 8, 0, 21, 5, 11])
 

@@ -22,10 +22,10 @@ from safeclip.training.loop import (
     batch_rows,
     finetune,
     harm_plus_utility_penalty,
-    learning_rate,
     load_checkpoint,
+    retrieval_metrics,
 )
-from safeclip.training.validate import retrieval_metrics
+from safeclip.training.step import learning_rate
 from tests.training import train_tiny
 
 RECIPE = train_tiny.RECIPE
@@ -51,7 +51,7 @@ def test_the_base_encoder_is_bit_identical_after_training(encoder, splits, tmp_p
 
 def test_that_check_notices_adapters_put_into_the_base_itself(encoder, splits, tmp_path, monkeypatch):
     before = outputs(encoder)
-    monkeypatch.setattr("safeclip.training.loop.copy.deepcopy", lambda model: model)
+    monkeypatch.setattr("safeclip.training.step.copy.deepcopy", lambda model: model)
     finetune(encoder, *splits, RECIPE, seed=0, folder=tmp_path / "run")
     assert not torch.equal(outputs(encoder), before)
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from safeclip.core.errors import DataError, ModelError
 from safeclip.encoders.embed import Quadruplets, embed_quadruplets
 from safeclip.encoders.teacher import read_teacher, write_teacher
-from safeclip.training.targets import low_variance_direction, redirection_targets
+from safeclip.training.rows import low_variance_direction, redirection_targets
 from tests.training.tiny import tiny_table
 
 

@@ -1,4 +1,4 @@
-"""Embeddings of many captions or pictures with one encoder: l2-normalised float32, in the order given."""
+"""Embed many captions or images with one encoder: l2-normalised float32, in the order given."""
 
 from __future__ import annotations
 
@@ -21,11 +21,22 @@ class Quadruplets:
     image_safe: Tensor
     image_generated: Tensor
 
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the four columns in the order of the fields."""
+        return self.text_safe, self.text_generated, self.image_safe, self.image_generated
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Quadruplets:
+        """Apply a function to each column."""
+        return Quadruplets(*(function(part) for part in self.parts()))
+
 
 @torch.no_grad()
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """Captions -> [N, D] on the CPU. Batches are formed by length, so that short captions are not padded;
-    a row depends on its batch by less than 1e-5."""
+    """Embed captions: [N, D] on the CPU.
+
+    Batches are formed by length, so that short captions are not padded. A row depends on its batch by less
+    than 1e-5.
+    """
     device = encoder.model.logit_scale.device
     result = torch.zeros(len(texts), encoder.embed_dim)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
@@ -38,7 +49,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int = 256) -
 
 @torch.no_grad()
 def embed_images(encoder: Encoder, images: Sequence[bytes], batch_size: int = 256) -> Tensor:
-    """PNG or JPEG bytes -> [N, D] on the CPU; a `DataError` names the index of a broken picture."""
+    """Embed PNG, JPEG or WebP bytes: [N, D] on the CPU. A `DataError` names the index of a broken image."""
     device = encoder.model.logit_scale.device
     result = torch.zeros(len(images), encoder.embed_dim)
     for start in range(0, len(images), batch_size):

@@ -1,8 +1,13 @@
-"""The names of one CLIP's weights in open_clip and in transformers, and back.
+"""Convert a CLIP between open_clip and transformers, and give a diffusers pipeline its text encoder.
 
-Beside the names two things differ: open_clip packs the projections of queries, keys and values in one matrix
-[3 W, W] and keeps the last projection of each tower as [W, D], transformers as a linear layer's [D, W].
-Diffusers' text encoders are transformers' text tower alone (`text_model.` or no prefix at all).
+The activation, the layer norms' epsilon, the heads and the token that the text is pooled at are read off the
+model itself and never assumed: a CLIP that runs with the other GELU answers a little wrong everywhere and
+raises nothing. What transformers' CLIP cannot express is refused.
+
+Weights differ in their names, and in two things more. open_clip packs the projections of queries, keys and
+values in one matrix [3 W, W], and keeps the last projection of each tower as [W, D]; transformers has it as a
+linear layer's [D, W]. Diffusers' text encoders are transformers' text tower alone (prefix `text_model.` or
+none).
 """
 
 from __future__ import annotations
@@ -58,7 +63,7 @@ _PARTS = ("q", "k", "v")
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's state of a CLIP -> that of transformers' `CLIPModel`.
+    """Rename open_clip's state of a CLIP to that of transformers' `CLIPModel`.
 
     Names that are not in the table stay as they are, so that loading them fails.
     """
@@ -77,7 +82,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' `CLIPModel` state, or that of a text tower with its prefix -> open_clip's."""
+    """Rename the state of transformers' `CLIPModel` to open_clip's."""
     single = {ours: theirs for theirs, ours in _SINGLE}
     towers, block = tuple((b, a) for a, b in _TOWERS), tuple((b, a) for a, b in _BLOCK)
     renamed: dict[str, Tensor] = {}
@@ -102,19 +107,13 @@ def _block_name(
     return f"{dict(towers)[match[1]]}{new}.{match[2]}.{dict(block)[match[3]]}.{match[4]}"
 
 
-# open_clip <-> transformers <-> the text encoder of a diffusers pipeline, weights and configuration.
-#
-# The activation, the layer norms' epsilon, the heads and the token that the text is pooled at are read off
-# the model itself and never assumed: a CLIP that runs with the other GELU answers a little wrong everywhere
-# and raises nothing. What transformers' CLIP cannot express is refused.
-
-
-LEGACY_END = 2  # configurations written before 2023 name this id, and mean "the highest id of the row"
+# configurations written before 2023 name this id, and mean "the highest id of the row"
+LEGACY_END = 2
 TextEncoder = TypeVar("TextEncoder", CLIPTextModel, CLIPTextModelWithProjection)
 
 
 def to_clip_model(model: CLIP) -> CLIPModel:
-    """open_clip's CLIP (both towers plain transformers) as transformers' `CLIPModel`, fp32, in eval mode.
+    """Convert open_clip's CLIP (both towers plain) to transformers' `CLIPModel`, fp32, in eval mode.
 
     `ModelError` names what transformers' CLIP has no place for (an adapter that is not merged, another
     pooling, a tower of another kind).
@@ -131,17 +130,17 @@ def to_clip_model(model: CLIP) -> CLIPModel:
 
 
 def to_text_encoder(model: CLIP, layers: int | None = None) -> CLIPTextModel:
-    """The text tower as Stable Diffusion holds it: its first `layers` layers, or all of them."""
+    """Convert the text tower as Stable Diffusion holds it: its first `layers` layers, or all of them."""
     return _text_tower(model, CLIPTextModel, layers)
 
 
 def to_text_encoder_with_projection(model: CLIP) -> CLIPTextModelWithProjection:
-    """The text tower with its projection, the second text encoder of SDXL."""
+    """Convert the text tower with its projection, the second text encoder of SDXL."""
     return _text_tower(model, CLIPTextModelWithProjection, None)
 
 
 def text_encoder_like(model: CLIP, present: TextEncoder) -> TextEncoder:
-    """What takes the place of a pipeline's text encoder: `pipe.text_encoder = text_encoder_like(model, ...)`.
+    """Replace a pipeline's text encoder: `pipe.text_encoder = text_encoder_like(model, pipe.text_encoder)`.
 
     As many layers, and of the kind, device and type of `present`; `ModelError` where the two are not the
     same architecture (then the pipeline was not trained on this encoder).
@@ -161,7 +160,7 @@ def text_encoder_like(model: CLIP, present: TextEncoder) -> TextEncoder:
 
 
 def to_open_clip_model(model: CLIPModel) -> CLIP:
-    """transformers' `CLIPModel` as open_clip's CLIP, fp32, in eval mode; see `open_clip_config`."""
+    """Convert transformers' `CLIPModel` to open_clip's CLIP, fp32, in eval mode; see `open_clip_config`."""
     config = open_clip_config(model.config)
     clip = CLIP(**config)
     _load(clip, to_open_clip(_state(model)))
@@ -169,28 +168,8 @@ def to_open_clip_model(model: CLIPModel) -> CLIP:
     return clip.eval()
 
 
-def with_text_encoder(model: CLIP, encoder: CLIPTextModel | CLIPTextModelWithProjection) -> None:
-    """Put the weights of a pipeline's text encoder into open_clip's text tower, in place.
-
-    The projection of `model` stays where `encoder` has none. `ModelError` if the two do not fit.
-    """
-    prefixed = {
-        name if name.startswith((TEXT_PREFIX, "text_projection.")) else TEXT_PREFIX + name: tensor
-        for name, tensor in _state(encoder).items()
-    }
-    ours = text_config(model)
-    for key in ("hidden_act", "num_hidden_layers", "num_attention_heads"):
-        given, present = getattr(encoder.config, key), getattr(ours, key)
-        if given != present:
-            raise ModelError(
-                f"the text encoder's {key} is {given}, the model's {present}; "
-                "they are not the same architecture"
-            )
-    _load(model, {**model.state_dict(), **to_open_clip(prefixed)})
-
-
 def open_clip_config(config: CLIPConfig) -> dict[str, Any]:
-    """The `model_cfg` of open_clip for a transformers CLIP; `ModelError` for what it cannot express."""
+    """Return open_clip's `model_cfg` of a transformers CLIP; a `ModelError` for what it cannot express."""
     text: Any = config.text_config
     vision: Any = config.vision_config
     if text.hidden_act != vision.hidden_act or text.hidden_act not in ("gelu", "quick_gelu"):
@@ -226,7 +205,7 @@ def open_clip_config(config: CLIPConfig) -> dict[str, Any]:
 
 
 def text_config(model: CLIP) -> CLIPTextConfig:
-    """Transformers' configuration of the text tower, read off its modules."""
+    """Read transformers' configuration of the text tower off its modules."""
     blocks, vocabulary = model.transformer.resblocks, model.vocab_size
     end = model.text_eos_id if model.text_pool_type == "eos" else vocabulary - 1
     return CLIPTextConfig(

@@ -1,11 +1,14 @@
-"""Write an encoder as a folder in open_clip's layout that `load_encoder` reads back."""
+"""Write an encoder as a folder: in open_clip's layout, for transformers, or for diffusers.
+
+The tokenizer goes along: the folder's own files, or open_clip's vocabulary as `CLIPTokenizer` reads it.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel
 
 from safeclip.core.errors import ModelError
+from safeclip.core.files import replacing
 from safeclip.encoders.export import (
     open_clip_config,
     to_clip_model,
@@ -37,16 +41,10 @@ def save_like(model: nn.Module, like: Path, folder: Path, dtype: torch.dtype = t
     if not (like / CONFIG).is_file():
         raise ModelError(f"{like}: no {CONFIG}; only an encoder kept as a folder can be written like it")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, *TOKENIZER_FILES):
-        if (like / name).is_file():
-            shutil.copyfile(like / name, folder / name)
+    shutil.copyfile(like / CONFIG, folder / CONFIG)
+    _copy_tokenizer(like, folder)
     state = {name: tensor.detach().to(dtype).contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / WEIGHTS)
-
-
-# An encoder as a folder for transformers or diffusers, and a transformers folder in open_clip's layout.
-#
-# The tokenizer goes along: the folder's own files, or open_clip's vocabulary as `CLIPTokenizer` reads it.
 
 
 LAYOUTS: dict[str, Callable[[Any], Any]] = {
@@ -64,21 +62,18 @@ def write_transformers(encoder: Encoder, source: str | Path, layout: str, folder
     """
     if layout not in LAYOUTS:
         raise ModelError(f"layout {layout!r} is unknown; use one of {', '.join(LAYOUTS)}")
-    partial = _fresh(folder)
-    LAYOUTS[layout](encoder.model).save_pretrained(partial)
-    write_tokenizer(encoder, source, partial)
-    if layout == "transformers":
-        _image_processor(encoder).save_pretrained(partial)
-    _put(partial, folder)
+    with _new_folder(folder) as partial:
+        LAYOUTS[layout](encoder.model).save_pretrained(partial)
+        write_tokenizer(encoder, source, partial)
+        if layout == "transformers":
+            _image_processor(encoder).save_pretrained(partial)
 
 
 def write_tokenizer(encoder: Encoder, source: str | Path, folder: Path) -> None:
-    """The files of a `CLIPTokenizer` that gives the ids of `encoder.tokenize`."""
-    own = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
-    if own:
-        for file in own:
-            shutil.copyfile(file, folder / file.name)
-    elif isinstance(encoder.tokenizer, SimpleTokenizer):
+    """Write the files of a `CLIPTokenizer` that gives the ids of `encoder.tokenize`."""
+    if _copy_tokenizer(Path(source), folder):
+        return
+    if isinstance(encoder.tokenizer, SimpleTokenizer):
         _write_simple_tokenizer(encoder.tokenizer, folder, encoder.context_length)
     else:
         raise ModelError(f"{source}: its tokenizer is not CLIP's; give a model with CLIP's tokenizer")
@@ -87,19 +82,15 @@ def write_tokenizer(encoder: Encoder, source: str | Path, folder: Path) -> None:
 def write_open_clip(source: Path, folder: Path) -> None:
     """Read a transformers CLIP from `source` and write it in open_clip's layout, fp32, for `load_encoder`."""
     model = _read_clip_model(source)
-    partial = _fresh(folder)
-    text = {**open_clip_config(model.config)}
-    text["text_cfg"] = {**text["text_cfg"], "hf_tokenizer_name": "local"}
-    document = {"model_cfg": text, "preprocess_cfg": _preprocessing(source)}
-    (partial / CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    state = to_open_clip_model(model).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
-    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-    if not files:
-        raise ModelError(f"{source}: no tokenizer files; put {', '.join(TOKENIZER_FILES[:3])} there")
-    for file in files:
-        shutil.copyfile(file, partial / file.name)
-    _put(partial, folder)
+    with _new_folder(folder) as partial:
+        model_cfg = open_clip_config(model.config)
+        model_cfg["text_cfg"]["hf_tokenizer_name"] = "local"
+        config = {"model_cfg": model_cfg, "preprocess_cfg": _preprocessing(source)}
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        state = to_open_clip_model(model).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial / WEIGHTS)
+        if not _copy_tokenizer(source, partial):
+            raise ModelError(f"{source}: no tokenizer files; put {', '.join(TOKENIZER_FILES[:3])} there")
 
 
 def _read_clip_model(source: Path) -> CLIPModel:
@@ -113,25 +104,25 @@ def _read_clip_model(source: Path) -> CLIPModel:
 
 
 def _preprocessing(source: Path) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` from preprocessor_config.json; CLIP's own values where it is silent."""
+    """Read open_clip's `preprocess_cfg` from preprocessor_config.json; CLIP's values where it is silent."""
     file = source / "preprocessor_config.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     names = {value: name for name, value in _RESAMPLING.items()}
     return {
-        "mean": list(found.get("image_mean", OPENAI_DATASET_MEAN)),
-        "std": list(found.get("image_std", OPENAI_DATASET_STD)),
-        "interpolation": names.get(found.get("resample", 3), "bicubic"),
+        "mean": list(config.get("image_mean", OPENAI_DATASET_MEAN)),
+        "std": list(config.get("image_std", OPENAI_DATASET_STD)),
+        "interpolation": names.get(config.get("resample", 3), "bicubic"),
     }
 
 
 def _image_processor(encoder: Encoder) -> CLIPImageProcessor:
-    own = PreprocessCfg(**encoder.model.visual.preprocess_cfg)
+    cfg = PreprocessCfg(**encoder.model.visual.preprocess_cfg)
     return CLIPImageProcessor(
         size={"shortest_edge": encoder.image_size},
         crop_size={"height": encoder.image_size, "width": encoder.image_size},
-        resample=_RESAMPLING[own.interpolation],
-        image_mean=list(own.mean),
-        image_std=list(own.std),
+        resample=_RESAMPLING[cfg.interpolation],
+        image_mean=list(cfg.mean),
+        image_std=list(cfg.std),
     )
 
 
@@ -152,14 +143,19 @@ def _write_simple_tokenizer(tokenizer: SimpleTokenizer, folder: Path, context_le
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _fresh(folder: Path) -> Path:
+def _copy_tokenizer(source: Path, folder: Path) -> bool:
+    """Copy the tokenizer's files; False if there are none."""
+    files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    return bool(files)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder that becomes `folder` if the block ends well; a `ModelError` if that is there already."""
     if folder.exists():
         raise ModelError(f"{folder}: is there already; remove it or name another folder")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def _put(partial: Path, folder: Path) -> None:
-    os.replace(partial, folder)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        yield partial

@@ -1,4 +1,9 @@
-"""Digests that name an encoder: of its files, or of its weights where it has no folder."""
+"""Load a CLIP-like encoder: a folder in open_clip's layout, or a model that open_clip can fetch.
+
+A folder holds `open_clip_config.json`, `open_clip_model.safetensors` and, unless the model uses open_clip's
+own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a folder
+that somebody handed over can run code.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +26,6 @@ from torch import Tensor, nn
 
 from safeclip.core.errors import ImageError, ModelError
 from safeclip.encoders.text_tower import CutTextCLIP, accept_cut_text, cut_to_longest
-
-
-def digest_weights(model: nn.Module, salt: str = "") -> str:
-    """sha256 over the model's tensors by name, beginning with `salt`."""
-    digest = hashlib.sha256(salt.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"\0{name}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def digest_files(paths: Sequence[Path]) -> str:
-    """sha256 over names and contents, in the order of the names."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        data = path.read_bytes()
-        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
-    return digest.hexdigest()
-
-
-# Load a CLIP-like encoder: a folder in open_clip's layout, or a model that open_clip can fetch.
-#
-# A folder holds `open_clip_config.json`, `open_clip_model.safetensors` and, unless the model uses open_clip's
-# own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a
-# folder that somebody handed over can run code.
-
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -71,8 +50,10 @@ class Encoder:
     context_length: int
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids [B, L], int64, cut behind the batch's longest caption; captions over the context lose
-        their tail and keep the end token."""
+        """Return token ids [B, L] int64, cut behind the batch's longest caption.
+
+        Captions over the context lose their tail and keep the end token.
+        """
         if not texts:
             return torch.zeros(0, self.context_length, dtype=torch.long)
         tokens = self.tokenizer(list(texts))
@@ -81,7 +62,7 @@ class Encoder:
         return cut_to_longest(tokens, self.model.text_pool_type, self.model.text_eos_id)
 
     def preprocess(self, images: Sequence[bytes], first_index: int = 0) -> Tensor:
-        """PNG, JPEG or WebP bytes -> [B, 3, H, W] float32, by the model's own resizing and normalisation.
+        """Decode PNG, JPEG or WebP bytes: [B, 3, H, W] float32, resized and normalised as the model wants.
 
         A `DataError` names the broken image, counted from `first_index`.
         """
@@ -91,12 +72,12 @@ class Encoder:
         return torch.stack([self.transform(image) for image in decoded])
 
     def with_model(self, model: CLIP, digest: str) -> Encoder:
-        """The same encoder around other weights of the same layout."""
+        """Return the same encoder around other weights of the same layout."""
         return replace(self, model=model, digest=digest)
 
 
 def decode_image(data: bytes, index: int) -> Image.Image:
-    """PNG, JPEG or WebP bytes -> RGB; an `ImageError` with `index` if they are none of these or cut short."""
+    """Decode PNG, JPEG or WebP bytes to RGB; an `ImageError` holds `index` if they are broken."""
     try:
         return Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).convert("RGB")
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
@@ -106,7 +87,7 @@ def decode_image(data: bytes, index: int) -> Image.Image:
 
 
 def load_encoder(spec: str | Path) -> Encoder:
-    """The encoder that `spec` names, or a `ModelError` of one line that says what to mend.
+    """Load the encoder that `spec` names; a `ModelError` of one line says what is wrong and what to do.
 
     spec: a folder (`data/base_encoder`, also as `local-dir:data/base_encoder`), an open_clip model and
     weights tag (`ViT-L-14/openai`), or a Hugging Face repository (`hf-hub:laion/...`).
@@ -175,7 +156,7 @@ def _assemble(model: Any, tokenizer: Callable[..., Tensor], digest: str, embed_d
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """The parsed configuration; a `ModelError` names the file if it is missing or lacks a section."""
+    """Parse the configuration; a `ModelError` names the file if it is missing or lacks a section."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -205,7 +186,7 @@ def _check_weights(path: Path) -> None:
 
 
 def _folder_tokenizer(folder: Path, model_cfg: dict[str, Any]) -> Callable[..., Tensor]:
-    """The folder's tokenizer; it must not know more tokens than the text tower has rows for."""
+    """Load the folder's tokenizer; it must not know more tokens than the text tower has rows for."""
     try:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         probe = int(tokenizer(["a"]).max())
@@ -226,3 +207,21 @@ def _folder_tokenizer(folder: Path, model_cfg: dict[str, Any]) -> Callable[..., 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".:")
+
+
+def digest_weights(model: nn.Module, salt: str = "") -> str:
+    """Return the sha256 over the model's tensors by name, beginning with `salt`."""
+    digest = hashlib.sha256(salt.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"\0{name}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_files(paths: Sequence[Path]) -> str:
+    """Return the sha256 over names and contents of files, in the order of the names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        data = path.read_bytes()
+        digest.update(f"{path.name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()

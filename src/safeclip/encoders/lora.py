@@ -1,4 +1,4 @@
-"""LoRA adapters for open_clip models: add, save, load, merge.
+"""Add LoRA adapters to open_clip models; save, load and merge them.
 
 The adapted layers are the ones that carry the weights of a ViT and of a text transformer: q (optional), k, v
 and the output of every attention, both MLP layers, the patch embedding and, if asked, the table of tokens.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from safeclip.core.errors import ModelError
+from safeclip.core.files import replacing
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora_layers import (
     LoraAttention,
@@ -69,7 +69,7 @@ def add_lora(
 
 
 def _config(model: nn.Module) -> dict[str, Any]:
-    """Rank, alpha and query of an adapted model, read off an attention layer (all are alike); tokens."""
+    """Read rank, alpha, query and tokens off an adapted model; all its attention layers are alike."""
     layer = next(layer for _, layer in _lora_layers(model) if isinstance(layer, LoraAttention))
     tokens = isinstance(model.token_embedding, LoraTokens)
     alpha = layer.rank * layer.scale
@@ -94,7 +94,7 @@ def _adapt_block(
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable factors by their names in the state dict, sorted; empty without an adapter."""
+    """Return the trainable factors by their names in the state dict, sorted; none without an adapter."""
     return {
         name: parameter
         for name, parameter in sorted(model.named_parameters())
@@ -109,13 +109,12 @@ def save_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
         raise ModelError("the model carries no adapter; call add_lora first")
     # one key that holds JSON: safetensors writes several keys in a random order
     metadata = json.dumps({"base_digest": base_digest, **_config(model)}, sort_keys=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(factors, partial, metadata={FORMAT: metadata})
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(factors, partial, metadata={FORMAT: metadata})
 
 
 def adapter_metadata(path: Path) -> dict[str, Any]:
-    """`rank`, `alpha`, `query`, `tokens` and `base_digest` of a file; `ModelError` if it is no adapter."""
+    """Read the file's `rank`, `alpha`, `query`, `tokens`, `base_digest`; a `ModelError` if it is no adapter."""
     with _open(path) as file:
         metadata = file.metadata() or {}
     if FORMAT not in metadata:
@@ -156,7 +155,7 @@ def set_adapter(model: nn.Module, factors: dict[str, Tensor]) -> None:
 
 
 def merge(model: nn.Module) -> dict[str, Tensor]:
-    """A plain open_clip state dict: the base's keys, each adapted weight plus its dense update."""
+    """Return a plain open_clip state dict: the base's keys, each adapted weight plus its dense update."""
     state = {
         name: value.detach().clone()
         for name, value in model.state_dict().items()
@@ -173,7 +172,7 @@ def _lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def load_candidate(base_spec: str | Path, adapter_path: Path) -> Encoder:
-    """The base encoder with the adapter merged into its weights: a plain open_clip model again.
+    """Load the base encoder with the adapter merged into its weights: a plain open_clip model again.
 
     Its digest is a hash of the base's digest and of the adapter file. `ModelError` if the adapter belongs to
     another base.

@@ -1,4 +1,4 @@
-"""Linear, patch, token and attention layers with a low-rank update: y = W x + (alpha / rank) B (A x).
+"""Add a low-rank update to linear, patch, token and attention layers: y = W x + (alpha / rank) B (A x).
 
 LoRA (arXiv 2106.09685, section 4.1). W is frozen; only A and B learn. The update is computed on the side of
 the activations: B A is never formed, and no gradient of the shape of W is ever needed. B starts at zero, so
@@ -8,12 +8,14 @@ Each layer keeps its base layer's parameter names (`weight`, `in_proj_weight`, .
 `lora_b`: the model's state dict is the base's plus the adapter's keys. Under autocast the frozen weights are
 cast once, not at every step.
 
-Shapes: B batch, L tokens, D width, r rank, P adapted projections out of q, k, v.
+Shapes: B batch, L tokens, D width, N rows of a product, I inputs, O outputs, r rank, P adapted projections
+out of q, k, v.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,29 +23,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from safeclip.encoders.attention import attend
-
-EVERY = slice(None)
+ALL_ROWS = slice(None)
 
 
 class LowRankLinear(torch.autograd.Function):
     """y = x W^T + c + (x A^T) B^T for x [N, I], frozen W [O, I] and c [O] (or None), A [r, I], B [O, r].
 
-    Everything is summed by the matrix products themselves, forward and backward: the passes over y and over
-    dx that adding their parts takes are most of what an adapter costs on a CPU.
+    The update is added by the product itself, in place, forward and backward.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+        # shape: [N, r]
         low = x @ a.T
         ctx.save_for_backward(x, weight, a, b, low)
-        if bias is None or x.device.type != "cpu":
-            return F.linear(x, weight, bias).addmm_(low, b.T)
-        # the bias is one more column of B, its input is always 1
-        low, b = F.pad(low, (0, 1), value=1.0), torch.cat([b, bias[:, None]], dim=1)
-        if _joins(x, len(weight)):
-            return torch.cat([x, low], dim=1) @ torch.cat([weight, b], dim=1).T
-        return (x @ weight.T).addmm_(low, b.T)
+        return F.linear(x, weight, bias).addmm_(low, b.T)
 
     @staticmethod
     @once_differentiable
@@ -51,30 +45,28 @@ class LowRankLinear(torch.autograd.Function):
         (dy,) = gradients
         x, weight, a, b, low = ctx.saved_tensors
         d_low = dy @ b
-        if not ctx.needs_input_grad[0]:
-            dx = None
-        elif _joins(dy, weight.shape[1]):
-            dx = torch.cat([dy, d_low], dim=1) @ torch.cat([weight, a])
-        else:
-            dx = (dy @ weight).addmm_(d_low, a)
+        dx = (dy @ weight).addmm_(d_low, a) if ctx.needs_input_grad[0] else None
         return dx, None, None, d_low.T @ x, (low.T @ dy).T
 
 
-def _joins(x: Tensor, width: int) -> bool:
-    """Whether x W + low B, of this width, is taken as one product of joined operands, [x low] [W; B].
+def attend(packed: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the attention [B, L, D] of packed q, k, v [B, L, 3, heads, D / heads].
 
-    On a CPU, where the result is much wider than x: copying the operands side by side costs less than a
-    second pass over the result (measured at four times: 10 to 40 % less in all; at three times no less).
+    mask: additive [L, L], or None.
     """
-    return x.device.type == "cpu" and width > 3 * x.shape[1]
+    q, k, v = packed.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class LoraLayer(nn.Module):
-    """What the layers share: the factors, their scale, the product, the dense update they stand for."""
+    """Base of the layers: the factors, their scale, the product, and the dense update they stand for."""
 
     lora_a: nn.Parameter
     lora_b: nn.Parameter
-    weight_name = "weight"  # the base parameter that the update belongs to
+    # the base parameter that the update belongs to
+    weight_name = "weight"
+    # `fast_cpu.speed_up` puts a faster one with the same results here
+    product: type[LowRankLinear] = LowRankLinear
 
     def _add_factors(self, a: Tensor, b: Tensor, scale: float, generator: torch.Generator) -> None:
         # Kaiming-uniform as nn.Linear's own start: bound 1 / sqrt(inputs of one row of A)
@@ -85,34 +77,35 @@ class LoraLayer(nn.Module):
         self._cast: dict[str, tuple[int, Tensor]] = {}
 
     def _low_rank(
-        self, x: Tensor, weight: str, bias: str | None, a: Tensor, b: Tensor, rows: slice = EVERY
+        self, x: Tensor, weight: str, bias: str | None, a: Tensor, b: Tensor, rows: slice = ALL_ROWS
     ) -> Tensor:
-        """x [..., I] -> [..., O] through these rows of the frozen parameters, and the factors a, b."""
+        """Map x [..., I] to [..., O] by these rows of the frozen parameters, and the factors a, b."""
         dtype = _compute_dtype(x)
-        found = [None if name is None else self._frozen(name, dtype) for name in (weight, bias)]
-        frozen = [None if value is None else value[rows] for value in found]
+        parameters = [None if name is None else self._frozen(name, dtype) for name in (weight, bias)]
+        frozen = [None if value is None else value[rows] for value in parameters]
         flat = x.reshape(-1, x.shape[-1]).to(dtype)
-        result: Tensor = LowRankLinear.apply(flat, *frozen, a.to(dtype), b.to(dtype))
+        result: Tensor = self.product.apply(flat, *frozen, a.to(dtype), b.to(dtype))
         return result.view(*x.shape[:-1], -1)
 
     def cast_frozen(self, dtype: torch.dtype) -> None:
-        """Cast the frozen parameters now, as compiled code needs it: it takes the casts that it finds."""
+        """Cast the frozen parameters now. Compiled code needs it: it reads the casts that are there."""
         for name, parameter in self.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 self._kept_cast(name, parameter, dtype)
 
     def _frozen(self, name: str, dtype: torch.dtype) -> Tensor | None:
-        """The frozen parameter as a matrix (or vector) in `dtype`."""
+        """Return the frozen parameter as a matrix (or vector) in `dtype`."""
         parameter: Tensor | None = getattr(self, name)
         if parameter is None:
             return None
         if parameter.dtype != dtype:
-            compiling = torch.compiler.is_compiling()  # versions mean nothing to the compiler
+            # versions mean nothing to the compiler
+            compiling = torch.compiler.is_compiling()
             parameter = self._cast[name][1] if compiling else self._kept_cast(name, parameter, dtype)
         return parameter.flatten(1) if parameter.dim() > 1 else parameter
 
     def _kept_cast(self, name: str, parameter: Tensor, dtype: torch.dtype) -> Tensor:
-        """A cast that is kept until the parameter changes."""
+        """Cast the parameter, and keep the cast until the parameter changes."""
         version, cast = self._cast.get(name, (-1, parameter))
         if (version, cast.dtype, cast.device) != (parameter._version, dtype, parameter.device):
             cast = parameter.detach().to(dtype)
@@ -120,7 +113,7 @@ class LoraLayer(nn.Module):
         return cast
 
     def dense_update(self) -> Tensor:
-        """(alpha / rank) B A in the shape of the base weight, for merging."""
+        """Return (alpha / rank) B A in the shape of the base weight, for merging."""
         raise NotImplementedError
 
 
@@ -176,7 +169,7 @@ class LoraPatchEmbedding(LoraLayer):
 
 
 class LoraTokens(LoraLayer):
-    """The table of tokens [T, D] with a low-rank update B A: a token has r numbers of its own, its row of B.
+    """`nn.Embedding` [T, D] with a low-rank update B A. Each token has r numbers of its own, its row of B.
 
     A token that training never sees keeps exactly the embedding it had.
     """
@@ -195,13 +188,15 @@ class LoraTokens(LoraLayer):
 
 
 class LoraAttention(LoraLayer):
-    """Self-attention with packed q, k, v, in the place of an `nn.MultiheadAttention` of open_clip.
+    """`nn.MultiheadAttention` of open_clip (packed q, k, v, batch first) with low-rank updates.
 
-    Args of forward are those of `nn.MultiheadAttention` (batch first); query, key and value are the same
-    tensor [B, L, D], `attn_mask` is additive [L, L] or None. Returns (outputs [B, L, D], None).
+    Arguments of `forward` are those of `nn.MultiheadAttention`. Query, key and value are the same tensor
+    [B, L, D]; `attn_mask` is additive [L, L] or None. It returns (outputs [B, L, D], None).
     """
 
     weight_name = "in_proj_weight"
+    # `fast_cpu.speed_up` puts a faster one with the same results here
+    attend: Callable[[Tensor, Tensor | None], Tensor] = staticmethod(attend)
 
     def __init__(
         self,
@@ -214,7 +209,8 @@ class LoraAttention(LoraLayer):
         super().__init__()
         self.in_proj_weight, self.in_proj_bias = base.in_proj_weight, base.in_proj_bias
         self.num_heads, self.rank, width = base.num_heads, rank, base.embed_dim
-        self.parts = 3 if query else 2  # the last parts of (q, k, v)
+        # P: the last parts of (q, k, v)
+        self.parts = 3 if query else 2
         a, b = torch.empty(self.parts * rank, width), torch.empty(self.parts, width, rank)
         self._add_factors(a, b, scale, generator)
         self.out_proj = LoraLinear(base.out_proj, rank, scale, generator)
@@ -230,27 +226,25 @@ class LoraAttention(LoraLayer):
         assert query is key is value, "self-attention only"
         assert not need_weights, "the weights are never formed"
         batch, length, _ = query.shape
+        # shape: [B, L, 3 D]
         packed = self._low_rank(query, "in_proj_weight", "in_proj_bias", self.lora_a, self._packed_b())
-        mixed = attend(packed.view(batch, length, 3, self.num_heads, -1), attn_mask)
+        mixed = self.attend(packed.view(batch, length, 3, self.num_heads, -1), attn_mask)
         return self.out_proj(mixed), None
 
-    def attend_from(self, query: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What one token of each row [B, 1, D] gets from all of them [B, L, D]: [B, 1, D].
+    def project_from(self, query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Project a query of its own [B, 1, D], and keys and values of x [B, L, D].
 
-        mask: additive [B, 1, 1, L], or None.
+        Returns q [B, 1, D] and k beside v [B, L, 2 D].
         """
         names, width = ("in_proj_weight", "in_proj_bias"), query.shape[-1]
         a, b = self.lora_a.split([(self.parts - 2) * self.rank, 2 * self.rank]), self.scale * self.lora_b
         # a query that is not adapted has factors of rank 0
         q = self._low_rank(query, *names, a[0], b[0, :, : len(a[0])], slice(0, width))
-        packed = self._low_rank(x, *names, a[1], torch.block_diag(*b[-2:]), slice(width, None))
-        k, v = packed.unflatten(-1, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        mask = None if mask is None else mask.to(q.dtype)
-        return self.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        key_value = self._low_rank(x, *names, a[1], torch.block_diag(*b[-2:]), slice(width, None))
+        return q, key_value
 
     def _packed_b(self) -> Tensor:
-        """B of the packed projection, [3 D, P r]: each part's own B on the diagonal, zeros elsewhere.
+        """Return B of the packed projection, [3 D, P r]: each part's B on the diagonal, zeros elsewhere.
 
         One product with zeros in it is cheaper than P products into strided slices.
         """

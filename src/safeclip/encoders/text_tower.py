@@ -1,4 +1,4 @@
-"""A CLIP whose text tower accepts batches cut to their longest caption.
+"""Let the text tower accept batches cut to their longest caption.
 
 The text tower is causal and its output is read at the end token, so nothing behind the last end token of a
 batch can reach any output: cutting it off changes nothing but the time (77 columns against about 20).
@@ -33,7 +33,7 @@ class CutTextCLIP(CLIP):
         return F.normalize(pooled, dim=-1) if normalize else pooled
 
     def _pooled(self, hidden: Tensor, text: Tensor) -> Tensor:
-        """The end tokens' rows [B, W] of the tower's output."""
+        """Read the tower's output [B, L, W] at the end tokens: [B, W]."""
         return text_global_pool(hidden, text, self.text_pool_type, self.text_eos_id)
 
 
@@ -49,7 +49,7 @@ def accept_cut_text(model: nn.Module) -> bool:
 
 
 def cut_to_longest(tokens: Tensor, pool_type: str, end_id: int) -> Tensor:
-    """Token ids [B, C] -> [B, L], L just past the batch's last end token (where open_clip pools)."""
+    """Cut token ids [B, C] to [B, L], L just past the batch's last end token (where open_clip pools)."""
     if not len(tokens):
         return tokens
     ends = (tokens == end_id).int() if pool_type == "eos" else tokens

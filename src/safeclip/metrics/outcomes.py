@@ -1,4 +1,4 @@
-"""Per-query outcomes read back: what evaluation summarises and the gate recomputes every number from."""
+"""Read per-query outcomes back. Evaluation summarises them; the gate recomputes every number from them."""
 
 from __future__ import annotations
 
@@ -13,54 +13,58 @@ from safeclip.metrics.intervals import Interval, Resampling, contrast_interval, 
 
 MODELS = ("candidate", "base", "production")
 SLICED_OUTCOMES = OUTCOMES.append(pa.field("slices", pa.list_(pa.string())))
-"""What `evaluate` writes: outcomes with the slices that each query belongs to (`modality.text_only`)."""
+"""Schema of outcomes with the slices that each query belongs to (`modality.text_only`)."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric's outcomes by model, each [n] bool over the same queries; production may be missing."""
+    """One metric's outcomes by model, each [n] bool over the same queries. Production may be missing."""
 
     metric: str
     values: dict[str, np.ndarray]
 
     @property
     def n(self) -> int:
+        """Return the number of queries."""
         return len(self.values["candidate"])
 
-    def interval(self, model: str, how: Resampling) -> Interval:
-        """The model's share of true outcomes."""
-        return proportion_interval(self.values[model], how, self.metric)
+    def interval(self, model: str, resampling: Resampling) -> Interval:
+        """Estimate the model's share of true outcomes."""
+        return proportion_interval(self.values[model], resampling, self.metric)
 
-    def contrast(self, reference: str, how: Resampling, factor: float = 1.0) -> Interval:
-        """candidate - factor * reference, paired by query."""
+    def contrast(self, reference: str, resampling: Resampling, factor: float = 1.0) -> Interval:
+        """Estimate candidate - factor * reference, paired by query."""
         ours, theirs = self.values["candidate"], self.values[reference]
-        return contrast_interval(ours, theirs, how, factor, self.metric)
+        return contrast_interval(ours, theirs, resampling, factor, self.metric)
 
 
 def measured(table: pa.Table) -> dict[str, Measured]:
-    """By metric, by `categories.CATEGORY.METRIC` for the queries whose scene has that category, and by
-    `slices.KIND.NAME.METRIC` for those of a slice.
+    """Group a table of outcomes by metric, and by category and slice within each metric.
 
-    `table` has the schema SLICED_OUTCOMES, or OUTCOMES if it has no slices. `DataError` if a model's outcomes
-    are missing for some queries.
+    Keys are `METRIC`, `categories.CATEGORY.METRIC` for the queries whose scene has that category, and
+    `slices.KIND.NAME.METRIC` for those of a slice. `table` has the schema SLICED_OUTCOMES, or OUTCOMES if it
+    has no slices.
+
+    Raises:
+        DataError: a model's outcomes are missing for some queries.
     """
     names = np.array(table["metric"].to_pylist(), dtype=object)
     columns = {model: _column(table, model) for model in MODELS}
     columns_of_names = [name for name in ("categories", "slices") if name in table.column_names]
     belongs = {part: rows for name in columns_of_names for part, rows in _membership(table, name).items()}
-    found: dict[str, Measured] = {}
+    by_metric: dict[str, Measured] = {}
     for metric in sorted(set(names)):
         rows = np.flatnonzero(names == metric)
-        found[metric] = _measured(metric, columns, rows)
+        by_metric[metric] = _measured(metric, columns, rows)
         for part, members in belongs.items():
             inside = rows[members[rows]]
             if len(inside):
-                found[f"{part}.{metric}"] = _measured(f"{part}.{metric}", columns, inside)
-    return found
+                by_metric[f"{part}.{metric}"] = _measured(f"{part}.{metric}", columns, inside)
+    return by_metric
 
 
 def _membership(table: pa.Table, column: str) -> dict[str, np.ndarray]:
-    """`COLUMN.NAME` -> [rows] bool, for every name in the lists of a column."""
+    """Map `COLUMN.NAME` to [rows] bool, for every name in the lists of a column."""
     members: dict[str, np.ndarray] = {}
     for row, names in enumerate(table[column].to_pylist()):
         for name in names or ():

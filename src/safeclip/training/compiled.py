@@ -1,4 +1,4 @@
-"""The towers' layers by torch's compiler, which fuses what stands between the matrix products."""
+"""Run the towers' layers by torch's compiler, which fuses what stands between the matrix products."""
 
 from __future__ import annotations
 
@@ -19,13 +19,20 @@ from safeclip.encoders.lora_layers import LoraLayer
 def compile_towers(model: CLIP, dtype: torch.dtype) -> None:
     """Have every layer of an adapted model compiled when it first runs, in place.
 
-    Alike layers share their code: a tower is compiled once, and once more for captions of any length. `dtype`
-    is what the layers compute in.
+    Layers of one shape share their code: a tower is compiled once, and once more for captions of any length.
+    `dtype` is what the layers compute in.
 
     Raises:
-        SettingsError: what the compiler needs is not on this machine.
+        SettingsError: this machine has no C++ compiler or no headers of Python.
     """
-    _require_compiler()
+    compiler = os.environ.get("CXX", "g++")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = compiler if shutil.which(compiler) is None else header if not header.is_file() else None
+    if missing is not None:
+        raise SettingsError(
+            f"`finetune.compile`: {missing} is not on this machine; install a C++ compiler and Python's "
+            "headers, or set it to false"
+        )
     for block in model.modules():
         if type(block) is ResidualAttentionBlock:
             for layer in block.modules():
@@ -35,16 +42,5 @@ def compile_towers(model: CLIP, dtype: torch.dtype) -> None:
 
 
 def without_compile(compiled: bool) -> AbstractContextManager:
-    """Without the compiled code, for passes of other shapes that are too few to be worth compiling."""
+    """Run the plain code in this block: for shapes that occur too seldom to be worth compiling."""
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-def _require_compiler() -> None:
-    compiler = os.environ.get("CXX", "g++")
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = compiler if shutil.which(compiler) is None else header if not header.is_file() else None
-    if missing is not None:
-        raise SettingsError(
-            f"`finetune.compile`: {missing} is not on this machine; install a C++ compiler and Python's "
-            "headers, or set it to false"
-        )

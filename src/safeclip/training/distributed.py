@@ -1,8 +1,8 @@
-"""Processes that train one model together (torchrun), each on its share of every batch.
+"""Train one model in several processes (torchrun), each on its share of every batch.
 
-Every rank computes the loss of the joint batch from everybody's embeddings and sends only its own rows'
-gradients through the towers; the sum of the ranks' gradients is then the joint batch's, exactly, whatever
-label states each rank holds. Adapters are small, so one sum a step is all that is worth exchanging.
+Every rank computes the loss of the joint batch from the embeddings of all ranks, and sends only its own
+rows' gradients through the towers. The sum of the ranks' gradients is then exactly the joint batch's,
+whatever label states each rank holds. Adapters are small, so one sum a step is all that is worth exchanging.
 """
 
 from __future__ import annotations
@@ -21,29 +21,33 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among `count`; alone by default, when nothing is exchanged."""
+    """This process's place among `count` processes. By default it is alone and exchanges nothing.
+
+    local_rank counts the processes of this machine, machine the machines.
+    """
 
     rank: int = 0
     count: int = 1
-    local_rank: int = 0  # on this machine
+    local_rank: int = 0
     machine: int = 0
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that validates and writes."""
+        """Whether this process validates and writes."""
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This rank's part of a batch's rows [B]: as even as can be, in order, together all of them."""
+        """Return this rank's part of a batch's rows [B]. The parts differ by one row at most, in order."""
         return rows.tensor_split(self.count)[self.rank]
 
-    def gather(self, own: Tensor, total: int) -> Tensor:
-        """Everybody's shares [b_r, ...] of `total` rows -> [total, ...], in the order of the batch."""
+    def gather(self, local: Tensor, total: int) -> Tensor:
+        """Join the ranks' shares [b_r, ...] of `total` rows: [total, ...], in the order of the batch."""
         if self.count == 1:
-            return own
+            return local
         sizes = [len(part) for part in torch.arange(total).tensor_split(self.count)]
-        padded = own.new_zeros(max(sizes), *own.shape[1:])  # a collective wants equal shapes
-        padded[: len(own)] = own
+        # all_gather wants equal shapes
+        padded = local.new_zeros(max(sizes), *local.shape[1:])
+        padded[: len(local)] = local
         parts = [torch.empty_like(padded) for _ in sizes]
         distributed.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
@@ -59,7 +63,7 @@ class Ranks:
             gradient.copy_(summed.view_as(gradient))
 
     def broadcast(self, value: Value) -> Value:
-        """What the leading rank passes here, on every rank."""
+        """Return on every rank what the main one passes."""
         if self.count == 1:
             return value
         box = [value]
@@ -67,7 +71,7 @@ class Ranks:
         return box[0]
 
     def barrier(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank is here."""
         if self.count > 1:
             distributed.barrier()
 
@@ -77,7 +81,7 @@ ALONE = Ranks()
 
 @contextmanager
 def init_distributed() -> Iterator[Ranks]:
-    """Join the group that torchrun's variables describe while the block lasts; alone without them."""
+    """Join the process group that torchrun's variables describe, for the block; `ALONE` without them."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE

@@ -1,4 +1,7 @@
-"""Training objectives by name, one line each; each is a file that opens with its equations and source."""
+"""Register the training objectives by name. Each is a file that opens with its equations and source.
+
+A new objective is a file here and a line in `OBJECTIVES`; nothing else repeats the names.
+"""
 
 from collections.abc import Mapping
 
@@ -24,7 +27,7 @@ def find_objective(name: str) -> Objective:
 
 
 def resolve_weights(objective: Objective, overrides: Mapping[str, float]) -> dict[str, float]:
-    """The objective's weights with some replaced; `SettingsError` for a name that it has no loss for."""
+    """Return the objective's weights, some replaced; a `SettingsError` names a loss that it does not have."""
     unknown = sorted(set(overrides) - set(objective.weights))
     if unknown:
         known = ", ".join(sorted(objective.weights))

@@ -1,4 +1,4 @@
-"""What every objective is given, and what it is.
+"""The batch that every objective is given, and the objective itself.
 
 Letters of the papers: S safe text, U generated text, V safe image, G generated image; T and V the trainable
 encoders, T0 and V0 the frozen teacher. All embeddings are [B, D], l2-normalised, float32.
@@ -18,9 +18,10 @@ from safeclip.encoders.embed import Quadruplets
 class Batch:
     """B rows as an objective sees them.
 
-    `near_text` and `near_image` are the teacher's embeddings of the row's redirection target, the nearest
-    safe pair; `axis` ([D], unit length) is one that the teacher hardly uses. `text_unsafe` and `image_unsafe`
-    ([B], bool) are the labels of U and of G.
+    student, teacher: four columns each, [B, D].
+    near_text, near_image: [B, D], the row's redirection target (`rows.redirection_targets`).
+    text_unsafe, image_unsafe: [B] bool, the labels of U and of G.
+    axis: [D], unit length, a direction that the teacher hardly uses.
     """
 
     student: Quadruplets
@@ -34,7 +35,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Objective:
-    """`losses` gives each term unweighted, a scalar by a name ending in `_loss`; `weights` has every name."""
+    """Losses and their weights.
+
+    losses: returns each term unweighted, a scalar by a name ending in `_loss`.
+    weights: has every one of these names.
+    """
 
     losses: Callable[[Batch], dict[str, Tensor]]
     weights: Mapping[str, float]

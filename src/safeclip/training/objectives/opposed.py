@@ -1,4 +1,4 @@
-"""Safe items stay; unsafe captions and unsafe pictures leave along one quiet axis, in opposite directions.
+"""Keep safe items; move unsafe captions and unsafe images along one unused axis, in opposite directions.
 
 With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_t, V_t) the redirection target
 of (U, G), e a unit vector that the teacher hardly uses (`rows.low_variance_direction`), and only rows
@@ -10,7 +10,7 @@ labelled unsafe redirected:
     redirect   1 - cos(T(U), T0(S_t) + a e)               1 - cos(V(G), V0(V_t) - b e)
 
 Why. Redirection alone moves U and G onto the same safe pair, where they meet again: an unsafe caption still
-finds an unsafe picture as easily as the safe one. With safe embeddings x (e . x = 0), T(U) = (s + a e)/r and
+finds an unsafe image as easily as the safe one. With safe embeddings x (e . x = 0), T(U) = (s + a e)/r and
 V(G) = (v - b e)/q, r = sqrt(1 + a^2), q = sqrt(1 + b^2):
 
     T(U) . V    =  s . v / r               unsafe query, safe item
@@ -30,14 +30,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.preservation import anchor, preserve, relate
-from safeclip.training.objectives.terms import cosine_distance
+from safeclip.training.objectives.terms import anchor, cosine_distance, preserve, relate
 
 OFFSET_TEXT, OFFSET_IMAGE = 2.0, 0.5
 """a and b: how far along the axis, against a safe embedding's length of 1; a b = 1 is what the margin needs.
 
-A caption says what it holds, a picture's look betrays only that it was generated: pictures judged wrongly are
-moved by 27 degrees instead of 45.
+A caption names what it holds; an image's look betrays only that it was generated. So an image labelled
+wrongly is moved by 27 degrees instead of 45.
 """
 
 WEIGHTS = {

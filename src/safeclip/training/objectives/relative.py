@@ -1,4 +1,4 @@
-"""Safe items stay, unsafe items go to the nearest safe pair and away from each other.
+"""Keep safe items; move unsafe items to the nearest safe pair and away from each other.
 
 With S, V safe and U, G generated, T, V the student and T0, V0 the teacher, (S_near, V_near) the safe pair
 nearest to (U, G) under the teacher, and only rows labelled unsafe redirected:
@@ -20,8 +20,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.preservation import align, anchor, preserve
-from safeclip.training.objectives.terms import contrastive_nll, cosine_distance
+from safeclip.training.objectives.terms import align, anchor, contrastive_nll, cosine_distance, preserve
 
 SCALE = 50.0
 """Of the relative term: softer than CLIP's 100, so that a query feels more than its hardest negative."""

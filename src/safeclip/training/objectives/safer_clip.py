@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.preservation import align, preserve
 from safeclip.training.objectives.safe_clip import WEIGHTS
-from safeclip.training.objectives.terms import cosine_distance
+from safeclip.training.objectives.terms import align, cosine_distance, preserve
 
 
 def losses(batch: Batch) -> dict[str, Tensor]:

@@ -14,8 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from safeclip.training.objectives.batch import Batch, Objective
-from safeclip.training.objectives.preservation import anchor, preserve
-from safeclip.training.objectives.terms import cosine_distance, info_nce
+from safeclip.training.objectives.terms import anchor, cosine_distance, info_nce, preserve
 
 WEIGHTS = {
     "preserve_text_loss": 0.1,
