@@ -153,7 +153,7 @@ def _copy_tokenizer(source: Path, folder: Path) -> bool:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `folder` if the block ends well; a `ModelError` if that is there already."""
+    """Yield a folder that becomes `folder` if the block ends well; a `ModelError` if it exists."""
     if folder.exists():
         raise ModelError(f"{folder}: is there already; remove it or name another folder")
     with replacing(folder) as partial:

@@ -1,8 +1,8 @@
 """Load a CLIP-like encoder: a folder in open_clip's layout, or a model that open_clip can fetch.
 
 A folder holds `open_clip_config.json`, `open_clip_model.safetensors` and, unless the model uses open_clip's
-own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a folder
-that somebody handed over can run code.
+own vocabulary, the tokenizer's files. Weights of a folder are read from safetensors only: a pickle in a
+folder that somebody handed over can run code.
 """
 
 from __future__ import annotations

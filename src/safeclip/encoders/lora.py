@@ -114,7 +114,7 @@ def save_adapter(model: nn.Module, path: Path, *, base_digest: str) -> None:
 
 
 def adapter_metadata(path: Path) -> dict[str, Any]:
-    """Read the file's `rank`, `alpha`, `query`, `tokens`, `base_digest`; a `ModelError` if it is no adapter."""
+    """Read the file's `rank`, `alpha`, `query`, `tokens`, `base_digest`; `ModelError` if it is no adapter."""
     with _open(path) as file:
         metadata = file.metadata() or {}
     if FORMAT not in metadata:
