@@ -199,9 +199,9 @@ class LastLayer(ResidualAttentionBlock):
         normed = self.ln_1(q_x)
         # shape: [L, L] -> [B, 1, 1, L], what the token may attend to
         mask = None if attn_mask is None else attn_mask[self.read_at][:, None, None]
-        # shape: [B, 1, D]
-        x, query = self._read(q_x), self._read(normed)
-        x = x + self.ls_1(_attend_from(self.attn, *self.attn.project_from(query, normed), mask))
+        # shape: [B, 1, D], and [B, L, 2 D]
+        query, key_value = self.attn.project_from(self._read(normed), normed)
+        x = self._read(q_x) + self.ls_1(_attend_from(self.attn, query, key_value, mask))
         return x + self.ls_2(self.mlp(self.ln_2(x)))
 
     def _read(self, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from safeclip.core.errors import DataError
+from safeclip.core.errors import DataError, ImageError
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
 from safeclip.metrics.topk import topk
@@ -68,7 +68,7 @@ def prepare_rows(
     `target_inverse_temperature` chooses the redirection targets (`redirection_targets`).
 
     Raises:
-        DataError: no rows, or an image that cannot be decoded (the message names its row ids).
+        DataError: no rows, or an image that cannot be decoded (the message names its row).
     """
     if table.num_rows == 0:
         raise DataError("the split has no rows; lower the data contract's losses or take more rows")
@@ -110,9 +110,8 @@ def _decode(encoder: Encoder, table: pa.Table, path: Path) -> np.ndarray:
             images = table[column].slice(start, CHUNK).to_pylist()
             try:
                 pixels[side, start : start + CHUNK] = encoder.preprocess(images).numpy()
-            except DataError as error:
-                first, last = ids[start], ids[start + len(images) - 1]
-                raise DataError(f"rows {first} to {last}: {column}, {error}") from None
+            except ImageError as error:
+                raise DataError(f"{ids[start + error.index]}: {column}: {error.fault}") from None
     return pixels
 
 
