@@ -17,7 +17,7 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 class SafeCaption(BaseModel):
     """A safe caption and its split; `image` is a path relative to the data folder, None to have it drawn.
 
-    `image_sha256`, where it is given, is the digest of that file: it makes this file stand for the pictures.
+    `image_sha256`, where it is given, is the digest of that file: it pins the image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -52,7 +52,7 @@ def _parse(path: Path, lines: Sequence[str]) -> Iterator[SafeCaption]:
         except ValidationError as error:
             fault = error.errors(include_input=False)[0]
             where = ".".join(map(str, fault["loc"])) or "line"
-            raise DataError(f"{path}:{number}: `{where}`: {fault['msg']}; mend the line") from None
+            raise DataError(f"{path}:{number}: `{where}`: {fault['msg']}; correct the line") from None
         if caption.id in seen:
             raise DataError(f"{path}:{number}: id {caption.id!r} stands twice; ids must be unique")
         seen.add(caption.id)

@@ -1,4 +1,4 @@
-"""Which concept a safe caption is rewritten with: a draw among the phrases nearest to it.
+"""Draw the concept that a safe caption is rewritten with, among the phrases nearest to it.
 
 The draw is uniform over the phrases (the published recipe, arXiv 2311.16254), or for a share of the rows
 uniform over their categories first, so that a category of few phrases is asked for as often as one of many.
@@ -35,7 +35,7 @@ class ConceptDraw:
 
 
 def nearness(encoder: Encoder, captions: Sequence[str], phrases: Sequence[Phrase]) -> torch.Tensor:
-    """Cosines [captions, phrases] of the encoder's text embeddings."""
+    """Return cosines [captions, phrases] of the encoder's text embeddings."""
     return embed_texts(encoder, captions) @ embed_texts(encoder, [phrase.text for phrase in phrases]).T
 
 
@@ -49,7 +49,7 @@ def draw_concepts(
     balance: float = 0.0,
     seed: int,
 ) -> list[ConceptDraw]:
-    """One draw for each (id, safe caption); `similarity` [rows, phrases] holds the cosines.
+    """Draw a concept for each (id, safe caption); `similarity` [rows, phrases] holds the cosines.
 
     `balance` is the share of rows whose category is drawn before the phrase. The draw is keyed by (seed, row
     id), so a row keeps its concept whatever other rows there are.
@@ -63,7 +63,7 @@ def draw_concepts(
 
 
 def _eligible(caption: str, by_nearness: Iterable[Phrase], guard: Guard, nearest: int) -> list[Phrase]:
-    """The nearest phrases that the guard allows; it is asked once for each set of categories."""
+    """Return the nearest phrases that the guard allows; it is asked once for each set of categories."""
     allows = cache(lambda categories: guard.allows(caption, categories))
     return list(islice((phrase for phrase in by_nearness if allows(phrase.categories)), nearest))
 
@@ -80,7 +80,7 @@ def _draw(eligible: list[Phrase], balance: float, generator: np.random.Generator
 
 
 def concept_report(draws: Sequence[ConceptDraw], taxonomy: Taxonomy) -> dict[str, Any]:
-    """What policy leaves to draw from, and what was drawn: for the reader of the data set.
+    """Report what policy leaves to draw from, and what was drawn.
 
     `eligible` counts the phrases that a row could draw from; `drawn` the rows by category of their phrase, of
     which a phrase may have several.

