@@ -30,7 +30,7 @@ def row_generator(seed: int, row_id: str, purpose: str) -> np.random.Generator:
 def gumbel(
     keys: NDArray[np.uint64], position: int | NDArray[np.uint64], tokens: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return standard Gumbel noise [B, K] for row keys [B] and token ids [B, K] at a position of all or of each.
+    """Return standard Gumbel noise [B, K] for row keys [B] and token ids [B, K]; one position, or one a row.
 
     Counter-based: a hash (splitmix64's finaliser, twice) of key, position and token, read as a uniform.
     """
