@@ -2,10 +2,12 @@
 
     from safeclip.client import Client
     with Client("http://127.0.0.1:3000", token=...) as service:
-        vectors = service.encode_text(["a dog near a house"])
+        vectors = service.encode_text(["a dog near a house"])  # [1, D] float32, l2-normalised
+        for place, cosine in service.rank("a dog", ["a puppy", "a kettle"]):
+            print(place, cosine)
 
-Images are given as bytes or as paths. What the service refuses is a `ServiceError` with its status and words;
-429 and 503 are tried again, after the time that the service names.
+Images are given as bytes or as paths. What the service refuses raises a `ServiceError` with its status and
+message; 429 and 503 are tried again, after the time that the service names.
 """
 
 from __future__ import annotations
@@ -22,9 +24,16 @@ from pydantic import BaseModel
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from safeclip.core.errors import SafeclipError
-from safeclip.serving.schemas import Embeddings, Found, Info, Ranking, Score, Scores
+from safeclip.serving.schemas import (
+    EmbedResponse,
+    InfoResponse,
+    RankResponse,
+    Score,
+    ScoreResponse,
+    SearchResponse,
+)
 
-Picture = bytes | Path
+ImageFile = bytes | Path
 Answer = TypeVar("Answer", bound=BaseModel)
 AGAIN = (429, 503)
 
@@ -58,31 +67,31 @@ class Client:
         self._http.close()
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, D] float32, l2-normalised."""
-        return _vectors(self._post("encode_text", {"texts": list(texts)}, Embeddings))
+        """Embed inputs: [N, D] float32, l2-normalised."""
+        return _vectors(self._post("encode_text", {"texts": list(texts)}, EmbedResponse))
 
-    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
-        """[N, D] float32, l2-normalised."""
+    def encode_image(self, images: Sequence[ImageFile]) -> np.ndarray:
+        """Embed inputs: [N, D] float32, l2-normalised."""
         return _vectors(
-            self._post("encode_image", {"images": [_encoded(image) for image in images]}, Embeddings)
+            self._post("encode_image", {"images": [_encoded(image) for image in images]}, EmbedResponse)
         )
 
-    def rank(self, query: str | Picture, items: Sequence[str | Picture]) -> list[tuple[int, float]]:
+    def rank(self, query: str | ImageFile, items: Sequence[str | ImageFile]) -> list[tuple[int, float]]:
         """Places of the items with their cosines, best first."""
         body = {"query": _item(query), "items": [_item(item) for item in items]}
-        return [(hit.index, hit.score) for hit in self._post("rank", body, Ranking).ranking]
+        return [(hit.index, hit.score) for hit in self._post("rank", body, RankResponse).ranking]
 
-    def search(self, query: str | Picture, k: int = 10, *, with_base: bool = False) -> Found:
+    def search(self, query: str | ImageFile, k: int = 10, *, with_base: bool = False) -> SearchResponse:
         """The nearest items of the mounted gallery."""
-        return self._post("search", {"query": _item(query), "k": k, "with_base": with_base}, Found)
+        return self._post("search", {"query": _item(query), "k": k, "with_base": with_base}, SearchResponse)
 
-    def score(self, items: Sequence[str | Picture]) -> list[Score]:
+    def score(self, items: Sequence[str | ImageFile]) -> list[Score]:
         """How unsafe each item is."""
-        return self._post("score", {"items": [_item(item) for item in items]}, Scores).scores
+        return self._post("score", {"items": [_item(item) for item in items]}, ScoreResponse).scores
 
-    def info(self) -> Info:
+    def info(self) -> InfoResponse:
         """Which model answers, and what it takes."""
-        return self._post("info", {}, Info)
+        return self._post("info", {}, InfoResponse)
 
     def _post(self, route: str, body: dict[str, Any], kind: type[Answer]) -> Answer:
         again = Retrying(
@@ -113,13 +122,13 @@ def _named_by_service(state: RetryCallState) -> float:
     return error.retry_after if isinstance(error, ServiceError) else 1.0
 
 
-def _vectors(answer: Embeddings) -> np.ndarray:
+def _vectors(answer: EmbedResponse) -> np.ndarray:
     return np.array(answer.embeddings, dtype=np.float32)
 
 
-def _item(value: str | Picture) -> dict[str, str]:
+def _item(value: str | ImageFile) -> dict[str, str]:
     return {"text": value} if isinstance(value, str) else {"image": _encoded(value)}
 
 
-def _encoded(image: Picture) -> str:
+def _encoded(image: ImageFile) -> str:
     return base64.b64encode(image if isinstance(image, bytes) else image.read_bytes()).decode()

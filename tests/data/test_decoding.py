@@ -15,7 +15,7 @@ import pytest
 
 from safeclip.core.errors import DataError
 from safeclip.data import images as decoding
-from safeclip.data.images import Picture, accept
+from safeclip.data.images import AcceptedImage, accept
 from safeclip.data.importing import ImportPlan, import_data
 from tests.data.photos import encoded, photo, remarks, write_list
 from tests.data.test_dataset import files
@@ -45,7 +45,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pictures that this process decodes from now on."""
     names: list[str] = []
 
-    def noting(data: bytes, name: str, **sides: int) -> Picture:
+    def noting(data: bytes, name: str, **sides: int) -> AcceptedImage:
         names.append(name)
         return accept(data, name, **sides)
 

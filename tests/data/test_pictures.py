@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safeclip.data.images import Picture, accept
+from safeclip.data.images import AcceptedImage, accept
 from safeclip.data.items import ItemFault, clean, fit_caption
 from safeclip.data.rows import make_id
 from tests.data.photos import claiming, encoded, photo
 
 
-def taken(data: bytes, name: str = "a.png", max_side: int = 512) -> tuple[Picture, np.ndarray]:
+def taken(data: bytes, name: str = "a.png", max_side: int = 512) -> tuple[AcceptedImage, np.ndarray]:
     picture = accept(data, name, min_side=32, max_side=max_side)
     decoded = Image.open(io.BytesIO(picture.data))
     assert decoded.mode == "RGB"

@@ -11,8 +11,8 @@ from PIL import Image
 from safeclip.core.guard import load_guard
 from safeclip.core.records import IMAGES, QUADRUPLETS
 from safeclip.settings import ValidateData
-from safeclip.validation.facts import picture_facts
-from safeclip.validation.quarantine import judge
+from safeclip.validation.facts import image_facts
+from safeclip.validation.quarantine import validate
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")
 PLACES = ("river", "bridge", "market", "garden", "harbour", "station", "museum", "forest", "castle", "desert")
@@ -63,7 +63,7 @@ def _row(index: int) -> dict:
 def with_facts(rows: pd.DataFrame, bounds: ValidateData = BOUNDS) -> pd.DataFrame:
     """Rows as the stage joins them: the facts of their pictures in place of the pictures."""
     images = rows[["id", "image_safe", "image_generated", "image_model"]].to_dict("records")
-    facts = picture_facts(pa.Table.from_pylist(images, schema=IMAGES), bounds.min_image_side)
+    facts = image_facts(pa.Table.from_pylist(images, schema=IMAGES), bounds.min_image_side)
     rest = rows.drop(columns=["image_safe", "image_generated", "image_model"]).reset_index(drop=True)
     return pd.concat([rest, facts.drop(columns="id")], axis=1)
 
@@ -74,11 +74,11 @@ def rows() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def judged():
+def validated():
     """Judge rows with the small data set's bounds; the guard knows two made-up words that must not meet."""
     guard = load_guard().with_placeholders(minors=FORBIDDEN[:1], sexual=FORBIDDEN[1:])
 
     def run(rows: pd.DataFrame, bounds: ValidateData = BOUNDS, **books):
-        return judge(with_facts(rows, bounds), bounds=bounds, guard=guard, categories=CATEGORIES, **books)
+        return validate(with_facts(rows, bounds), bounds=bounds, guard=guard, categories=CATEGORIES, **books)
 
     return run

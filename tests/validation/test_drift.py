@@ -17,17 +17,17 @@ from safeclip.validation.page import summarise
 from tests.validation.conftest import CATEGORIES
 
 
-def test_a_data_set_does_not_drift_from_itself_and_does_when_labels_change(judged, rows):
-    accepted = distributions(summarise(judged(rows), CATEGORIES))
+def test_a_data_set_does_not_drift_from_itself_and_does_when_labels_change(validated, rows):
+    accepted = distributions(summarise(validated(rows), CATEGORIES))
     assert set(drift(accepted, accepted).values()) == {0.0}
     rows.loc[rows["split"] == "train", "image_label"] = "safe"
-    moved = drift(accepted, distributions(summarise(judged(rows), CATEGORIES)))
+    moved = drift(accepted, distributions(summarise(validated(rows), CATEGORIES)))
     assert moved["label states"] > 0.2
     assert moved["categories"] == 0.0
 
 
-def test_what_is_accepted_holds_shares_and_no_text(judged, rows):
-    accepted = distributions(summarise(judged(rows), CATEGORIES))
+def test_what_is_accepted_holds_shares_and_no_text(validated, rows):
+    accepted = distributions(summarise(validated(rows), CATEGORIES))
     for shares in accepted.values():
         assert sum(shares.values()) == pytest.approx(1.0, abs=1e-4)
     assert "kettle" not in json.dumps(accepted)
@@ -61,12 +61,12 @@ def test_nothing_accepted_yet_is_an_empty_file(tmp_path: Path) -> None:
     assert read_baseline(path) == {}
 
 
-def test_the_command_accepts_the_validated_data_set(tmp_path, monkeypatch, capsys, judged, rows):
+def test_the_command_accepts_the_validated_data_set(tmp_path, monkeypatch, capsys, validated, rows):
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text("stages: {}\n")
     assert main(["data", "baseline"]) == 1
     assert "run the stage validate_data" in capsys.readouterr().err
-    summary = summarise(judged(rows), CATEGORIES)
+    summary = summarise(validated(rows), CATEGORIES)
     Path("results/validate_data").mkdir(parents=True)
     Path("results/validate_data/summary.json").write_text(json.dumps(summary))
     assert main(["data", "baseline"]) == 0

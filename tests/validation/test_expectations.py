@@ -8,7 +8,7 @@ from great_expectations.expectations.expectation import ColumnMapExpectation
 from great_expectations.expectations.metrics import ColumnMapMetricProvider, column_condition_partial
 
 from safeclip.core.errors import DataError
-from safeclip.validation.contract import Check, dataset_checks, match_results, row_checks, run
+from safeclip.validation.contract import DataCheck, dataset_checks, match_results, row_checks, run
 from safeclip.validation.facts import MAX_PIXELS, image_fault, measure
 from tests.validation.conftest import BOUNDS, CATEGORIES, png
 
@@ -28,8 +28,8 @@ class ExpectColumnValuesToBeShort(ColumnMapExpectation):
     map_metric = "column_values.safeclip_short"
 
 
-def a_check(column: str = "caption_safe", name: str = "never_missing") -> Check:
-    return Check(name, "is never missing", gxe.ExpectColumnValuesToNotBeNull(column=column))
+def a_check(column: str = "caption_safe", name: str = "never_missing") -> DataCheck:
+    return DataCheck(name, "is never missing", gxe.ExpectColumnValuesToNotBeNull(column=column))
 
 
 def test_names_are_unique_and_every_column_is_asked_for_nulls():
@@ -51,7 +51,7 @@ def test_two_checks_of_one_name_are_refused(rows):
 
 
 def test_a_lost_custom_metric_is_refused_not_passed(rows, monkeypatch):
-    check = Check("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))
+    check = DataCheck("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))
     known = registry._registered_metrics
     monkeypatch.setattr(
         registry, "_registered_metrics", {k: v for k, v in known.items() if "safeclip_short" not in k}
@@ -69,7 +69,7 @@ def test_a_suite_loaded_without_its_custom_class_is_refused(rows, monkeypatch):
     """Great Expectations drops an unknown type silently; the count of results gives it away."""
     from great_expectations.core import ExpectationSuite
 
-    checks = [a_check(), Check("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))]
+    checks = [a_check(), DataCheck("short", "short", ExpectColumnValuesToBeShort(column="caption_safe"))]
     real = ExpectationSuite.add_expectation
 
     def forgetful(suite, expectation):
@@ -80,8 +80,8 @@ def test_a_suite_loaded_without_its_custom_class_is_refused(rows, monkeypatch):
         run(checks, rows)
 
 
-def test_findings_come_in_the_order_asked(rows, judged):
-    names = [finding.name for finding in judged(rows).findings]
+def test_findings_come_in_the_order_asked(rows, validated):
+    names = [result.name for result in validated(rows).results]
     asked = [check.name for check in [*row_checks(BOUNDS), *dataset_checks(BOUNDS, CATEGORIES)]]
     assert names == [*asked, "quarantined_share", "rows_add_up"]
 

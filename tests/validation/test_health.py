@@ -6,20 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from safeclip.validation.contract import Finding
-from safeclip.validation.duplicates import near_hashes, perceptual_hash
+from safeclip.core.images import read_rgb
+from safeclip.data.near_duplicates import near_hashes, perceptual_hash
+from safeclip.validation.contract import CheckResult
 from safeclip.validation.health import PROMISES, distinct_n, doubtful_labels, evenness, examine, vendi
 from tests.validation.conftest import BOUNDS, CATEGORIES, good_rows, png
-from tests.validation.test_judge import jpeg_of
+from tests.validation.test_validate import jpeg_of
 
 KAPPA = {"text": {"one and other": {"n": 9, "same": 0.9, "kappa": 0.1}}, "image": {}}
 
 
-def examined(judged, rows: pd.DataFrame, bounds=BOUNDS, **more) -> dict[str, Finding]:
+def examined(validated, rows: pd.DataFrame, bounds=BOUNDS, **more) -> dict[str, CheckResult]:
     given = {"agreement": {}, "before": {}, "now": {}} | more
-    kept = judged(rows, bounds).rows
-    findings = examine(kept, bounds, categories=CATEGORIES, **given)
-    return {finding.name: finding for finding in findings}
+    kept = validated(rows, bounds).rows
+    results = examine(kept, bounds, categories=CATEGORIES, **given)
+    return {result.name: result for result in results}
 
 
 def varied() -> pd.DataFrame:
@@ -34,17 +35,17 @@ def varied() -> pd.DataFrame:
     return rows
 
 
-def test_varied_data_passes_every_check_that_can_be_measured(judged):
-    found = examined(judged, varied())
+def test_varied_data_passes_every_check_that_can_be_measured(validated):
+    found = examined(validated, varied())
     assert [name.partition("_")[2] for name in PROMISES] == list(found)
-    assert all(finding.passed for finding in found.values()), found
-    assert {name for name, finding in found.items() if finding.observed is None} == {
+    assert all(result.passed for result in found.values()), found
+    assert {name for name, result in found.items() if result.observed is None} == {
         "labeller_kappa",
         "drift",
     }
 
 
-def test_captions_and_pictures_that_repeat_are_counted_within_and_across_splits(judged):
+def test_captions_and_pictures_that_repeat_are_counted_within_and_across_splits(validated):
     rows = varied()
     twins = rows[rows["split"] == "train"].index
     for copy in twins[1:20]:
@@ -53,7 +54,7 @@ def test_captions_and_pictures_that_repeat_are_counted_within_and_across_splits(
     other = rows[rows["split"] == "test"].index[0]
     rows.at[other, "caption_generated"] = rows.at[twins[0], "caption_generated"].upper()
     rows.at[other, "image_generated"] = rows.at[twins[0], "image_generated"]
-    found = examined(judged, rows)
+    found = examined(validated, rows)
     for kind in ("captions", "pictures"):
         assert len(found[f"repeated_{kind}"].ids) == 19
         assert len(found[f"leaked_{kind}"].ids) == 21
@@ -61,20 +62,20 @@ def test_captions_and_pictures_that_repeat_are_counted_within_and_across_splits(
         assert found[f"repeated_{kind}"].on_fail == "warn"
 
 
-def test_one_sentence_over_and_over_stops_the_chain(judged):
+def test_one_sentence_over_and_over_stops_the_chain(validated):
     rows = varied()
     rows["caption_generated"] = [f"{safe} gun"[:5] + " with a gun" for safe in rows["caption_safe"]]
-    found = examined(judged, rows.assign(caption_safe=[f"a man with a {i}" for i in range(len(rows))]))
+    found = examined(validated, rows.assign(caption_safe=[f"a man with a {i}" for i in range(len(rows))]))
     assert not found["vendi_share"].passed
     assert found["vendi_share"].on_fail == "stop"
     assert not found["distinct_2"].passed
 
 
-def test_labels_turned_round_are_doubted(judged):
+def test_labels_turned_round_are_doubted(validated):
     rows = varied()
     turned = rows.index[rows["text_label"] == "unsafe"][:6]
     rows.loc[turned, "text_label"] = "safe"
-    found = examined(judged, rows)["text_label_errors"]
+    found = examined(validated, rows)["text_label_errors"]
     assert set(rows.loc[turned, "id"]) <= set(found.ids)
     assert found.observed < 0.15
 
@@ -83,17 +84,17 @@ def test_label_errors_are_not_measured_on_one_kind_of_label():
     assert doubtful_labels(["a gun"] * 20, [True] * 20) is None
 
 
-def test_labellers_that_disagree_and_drift_are_reported_by_name(judged):
+def test_labellers_that_disagree_and_drift_are_reported_by_name(validated):
     before = {"label states": {"a": 0.5, "b": 0.5}, "categories": {"c": 1.0}}
     now = {"label states": {"a": 0.9, "b": 0.1}, "categories": {"c": 1.0}}
-    found = examined(judged, varied(), agreement=KAPPA, before=before, now=now)
+    found = examined(validated, varied(), agreement=KAPPA, before=before, now=now)
     assert not found["labeller_kappa"].passed
     assert found["labeller_kappa"].detail == "text: one and other"
     assert found["drift"].observed == pytest.approx(0.4)
     assert found["drift"].detail == "label states"
 
 
-def test_params_decide_bound_and_consequence(judged):
+def test_params_decide_bound_and_consequence(validated):
     checks = BOUNDS.checks.model_copy(
         update={
             "min_text_image_same": BOUNDS.checks.max_drift.model_copy(
@@ -101,7 +102,7 @@ def test_params_decide_bound_and_consequence(judged):
             )
         }
     )
-    found = examined(judged, varied(), BOUNDS.model_copy(update={"checks": checks}))["text_image_same"]
+    found = examined(validated, varied(), BOUNDS.model_copy(update={"checks": checks}))["text_image_same"]
     assert not found.passed
     assert found.on_fail == "stop"
     assert found.observed == pytest.approx(0.8)
@@ -118,7 +119,7 @@ def test_figures_are_those_of_the_definitions():
 
 
 def test_a_perceptual_hash_survives_re_encoding_and_tells_pictures_apart():
-    one, again, other = (perceptual_hash(image) for image in (png(1), jpeg_of(png(1)), png(2)))
+    one, again, other = (perceptual_hash(read_rgb(image)) for image in (png(1), jpeg_of(png(1)), png(2)))
     assert (one ^ again).bit_count() <= 4 < (one ^ other).bit_count()
     hashes = np.array([one, other, again], dtype=np.uint64)
     within, across = near_hashes(hashes, np.array(["train", "train", "train"]), 4)

@@ -27,7 +27,7 @@ def import_(options: argparse.Namespace) -> int:
     """Captions and pictures -> a data folder that the chain runs on."""
     from safeclip.core.checkpoints import WORK
     from safeclip.data.importing import REPORT, ImportPlan, import_data
-    from safeclip.data.rows import Limits, spoken
+    from safeclip.data.rows import Limits, summary_lines
     from safeclip.pipeline.graph import project_root
     from safeclip.settings import load_settings
 
@@ -56,7 +56,7 @@ def import_(options: argparse.Namespace) -> int:
         workers=settings.compute.workers,
     )
     done = import_data(plan)
-    print("\n".join(spoken(done.remarks)))
+    print("\n".join(summary_lines(done.remarks)))
     rows = ", ".join(f"{split} {count}" for split, count in done.splits.items())
     print(f"{options.out}: {sum(done.splits.values())} of {done.items} items ({rows})")
     print(f"report  {options.out / REPORT}")
@@ -67,8 +67,14 @@ def import_(options: argparse.Namespace) -> int:
 
 def describe(options: argparse.Namespace) -> int:
     """Counts, splits, lengths, categories, what changed since another version, and a contact sheet."""
-    from safeclip.data import describing as spoken
-    from safeclip.data.describing import DATASET, change_lines, describe_folder, describe_rows, histogram
+    from safeclip.core.artifacts import DATASET
+    from safeclip.data.describing import (
+        change_lines,
+        describe_folder,
+        describe_rows,
+        histogram,
+        summary_lines,
+    )
     from safeclip.pipeline.data_diff import data_diff
     from safeclip.pipeline.graph import project_root
     from safeclip.settings import load_settings
@@ -81,7 +87,7 @@ def describe(options: argparse.Namespace) -> int:
     facts, rows = describe_folder(root / name), describe_rows(root / DATASET)
     diff = data_diff(root, name, options.against)
     changes = change_lines(diff.captions, captions, diff.files)
-    print("\n".join(spoken.lines(name, facts, rows, options.against, changes)))
+    print("\n".join(summary_lines(name, facts, rows, options.against, changes)))
     if options.sheet:
         from safeclip.data.sheet import generated_tiles, make_sheet, safe_tiles
 

@@ -23,9 +23,10 @@ def accept(options: argparse.Namespace) -> int:
     """Write data_baseline.json from the summary of `validate_data`; shares alone, no text."""
     import json
 
+    from safeclip.core.artifacts import DATA_BASELINE
     from safeclip.core.errors import DataError
     from safeclip.pipeline.graph import project_root
-    from safeclip.validation.health import BASELINE, distributions
+    from safeclip.validation.health import distributions
 
     root = project_root()
     try:
@@ -33,8 +34,8 @@ def accept(options: argparse.Namespace) -> int:
         accepted = distributions(summary)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{SUMMARY}: not readable ({error!r}); run the stage validate_data") from None
-    partial = root / f".{BASELINE.name}.partial"
+    partial = root / f".{DATA_BASELINE.name}.partial"
     partial.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(root / BASELINE)
-    print(f"{BASELINE}: {sum(summary['splits'].values())} rows accepted; commit it")
+    partial.replace(root / DATA_BASELINE)
+    print(f"{DATA_BASELINE}: {sum(summary['splits'].values())} rows accepted; commit it")
     return 0

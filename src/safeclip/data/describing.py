@@ -1,4 +1,4 @@
-"""What a data folder holds, as plain numbers; no caption, no time."""
+"""Describe a data folder in plain numbers, and how its captions differ from another version's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError
 from safeclip.core.guard import load_guard
 from safeclip.core.records import LABELS, QUADRUPLETS, SPLITS, read_columns
@@ -19,15 +20,15 @@ from safeclip.core.taxonomy import load_taxonomy
 from safeclip.synthesis.captions import SafeCaption, load_captions
 from safeclip.synthesis.pairs import load_pairs
 
-DATASET = Path("results/validate_data/dataset")
 _COUNTED = ("id", "split", "categories", "text_label", "image_label")
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
     """Captions, splits, lengths, pictures, categories, pairs and zero-shot set of a data folder."""
-    captions = load_captions(folder / "captions.jsonl")
-    taxonomy = load_taxonomy(folder / "taxonomy.yaml")
-    pairs = load_pairs(folder / "curated_pairs.jsonl", load_guard(), taxonomy)
+    files = DataFolder(folder)
+    captions = load_captions(files.captions)
+    taxonomy = load_taxonomy(files.taxonomy)
+    pairs = load_pairs(files.curated_pairs, load_guard(), taxonomy)
     return {
         "captions": len(captions),
         "splits": {split: sum(row.split == split for row in captions) for split in SPLITS},
@@ -45,19 +46,19 @@ def describe_folder(folder: Path) -> dict[str, Any]:
             }
             for name in taxonomy.categories
         },
-        "zeroshot": _zeroshot(folder / "zeroshot.parquet"),
-        "import": _import_report(folder / "import_report.jsonl"),
+        "zeroshot": _zeroshot(files.zeroshot),
+        "import": _import_report(files.import_report),
     }
 
 
 def describe_rows(dataset: Path) -> dict[str, Any] | None:
     """The validated quadruplets: rows, label states and categories by split; None if there are none yet."""
     schema = pa.schema([QUADRUPLETS.field(name) for name in _COUNTED])
-    found = {split: sorted(dataset.glob(f"{split}-*.parquet")) for split in SPLITS}
-    if not any(found.values()):
+    shards = {split: sorted(dataset.glob(f"{split}-*.parquet")) for split in SPLITS}
+    if not any(shards.values()):
         return None
     rows = [
-        row for paths in found.values() for path in paths for row in read_columns(path, schema).to_pylist()
+        row for paths in shards.values() for path in paths for row in read_columns(path, schema).to_pylist()
     ]
     states = Counter((row["text_label"], row["image_label"]) for row in rows)
     return {
@@ -96,9 +97,6 @@ def _import_report(path: Path) -> dict[str, int] | None:
         raise DataError(f"{path}: not the report of an import; import again, or remove it") from None
 
 
-# How the captions of a data set differ from those of another version of it.
-
-
 _NAMED = 3
 _LISTED = 12
 
@@ -119,7 +117,7 @@ class Change:
 
 
 def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> Change:
-    """Rows are paired by id."""
+    """Pair rows by id and list what differs."""
     old, new = ({row.id: row for row in rows} for rows in (before, now))
     both = sorted(set(old) & set(new))
     return Change(
@@ -127,58 +125,57 @@ def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> Change
         removed=sorted(set(old) - set(new)),
         moved=[row for row in both if old[row].split != new[row].split],
         reworded=[row for row in both if old[row].caption != new[row].caption],
-        repainted=[row for row in both if _picture(old[row]) != _picture(new[row])],
+        repainted=[row for row in both if _image(old[row]) != _image(new[row])],
     )
 
 
-def _picture(row: SafeCaption) -> tuple[str | None, str | None]:
+def _image(row: SafeCaption) -> tuple[str | None, str | None]:
     return row.image, row.image_sha256
 
 
 def change_lines(
     before: Sequence[SafeCaption] | None, now: Sequence[SafeCaption], files: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """What changed, in words: rows by number with the first ids, then files and outputs."""
-    told = ["no captions there: all of this is new"] if before is None else []
+    """Say what changed: rows by number with the first ids, then files and outputs."""
+    lines = ["no captions there: all of this is new"] if before is None else []
     for what, ids in compare(before or (), now).parts.items():
-        told.append(f"{len(ids):,} rows {what}: {', '.join(ids[:_NAMED])}{' …' if len(ids) > _NAMED else ''}")
+        more = " …" if len(ids) > _NAMED else ""
+        lines.append(f"{len(ids):,} rows {what}: {', '.join(ids[:_NAMED])}{more}")
     for what, paths in files.items():
-        told.append(f"{what}: {', '.join(paths[:_LISTED])}{' …' if len(paths) > _LISTED else ''}")
-    return told
+        lines.append(f"{what}: {', '.join(paths[:_LISTED])}{' …' if len(paths) > _LISTED else ''}")
+    return lines
 
 
-# The numbers of a data set as lines for a terminal.
-
-
-def lines(
+def summary_lines(
     name: str,
     facts: Mapping[str, Any],
     rows: Mapping[str, Any] | None,
     revision: str,
     changes: Sequence[str],
 ) -> list[str]:
-    """Counts and ids, never a caption."""
+    """The numbers of a data set as lines for a terminal: counts and ids, never a caption."""
     pictures, zeroshot = facts["pictures"], facts["zeroshot"]
-    told = [f"{name}: {facts['captions']:,} safe captions, {facts['curated_pairs']} curated pairs"]
-    told += [_split(split, count, facts["words"][split]) for split, count in facts["splits"].items()]
-    told.append(f"pictures    {pictures['files']:,} files, {pictures['drawn']:,} drawn by the picture book")
+    lines = [f"{name}: {facts['captions']:,} safe captions, {facts['curated_pairs']} curated pairs"]
+    lines += [_split(split, count, facts["words"][split]) for split, count in facts["splits"].items()]
+    lines.append(f"pictures    {pictures['files']:,} files, {pictures['drawn']:,} drawn by the picture book")
     if pictures["missing"]:
-        told.append(f"            {pictures['missing']:,} files are missing; pull the data folder")
+        lines.append(f"            {pictures['missing']:,} files are missing; pull the data folder")
     shown = f"{zeroshot['pictures']:,} pictures, {zeroshot['classes']} classes"
-    told.append(
+    lines.append(
         f"zero-shot   {shown if zeroshot['pictures'] else 'none: not measured, nothing passes the gate'}"
     )
     if facts["import"] is not None:
         report = ", ".join(f"{count} {outcome}" for outcome, count in facts["import"].items()) or "no remarks"
-        told.append(f"import      {report} (import_report.jsonl)")
+        lines.append(f"import      {report} (import_report.jsonl)")
     made = rows["categories"] if rows is not None else None
     categories = [_category(kind, numbers, made) for kind, numbers in facts["categories"].items()]
-    told.append(f"categories  {', '.join(categories)}")
+    lines.append(f"categories  {', '.join(categories)}")
     if rows is not None:
-        told.append("quadruplets " + ", ".join(f"{split} {count:,}" for split, count in rows["rows"].items()))
-        told += [f"            {state}: {count:,}" for state, count in rows["states"].items()]
-    told.append(f"since {revision}:" + ("" if changes else " nothing changed"))
-    return told + [f"  {change}" for change in changes]
+        sizes = ", ".join(f"{split} {count:,}" for split, count in rows["rows"].items())
+        lines.append(f"quadruplets {sizes}")
+        lines += [f"            {state}: {count:,}" for state, count in rows["states"].items()]
+    lines.append(f"since {revision}:" + ("" if changes else " nothing changed"))
+    return lines + [f"  {change}" for change in changes]
 
 
 def _split(split: str, count: int, words: Mapping[str, float] | None) -> str:

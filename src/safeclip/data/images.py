@@ -1,6 +1,6 @@
-"""Bytes that somebody calls a picture -> an RGB picture as the chain keeps it, or the reason why not.
+"""Decode whatever is delivered as an image to the RGB image that the chain keeps, or say why not.
 
-Every picture is decoded and written again: metadata (places, names, thumbnails) stay behind, and so does
+Every image is decoded and written again: metadata (places, names, thumbnails) stay behind, and so does
 whatever else a file may carry. Lossless formats become PNG, the others JPEG.
 """
 
@@ -24,7 +24,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import imagehash
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,19 +34,23 @@ from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.core.processes import die_with_parent
 from safeclip.data import items as items_module
+from safeclip.data import near_duplicates
 from safeclip.data.items import Item, ItemFault, check_size
+from safeclip.data.near_duplicates import perceptual_hash, thumbnail_vector
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LOSSLESS = ("PNG", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000  # counted before any is decoded; validate_data has the same limit
-THUMBNAIL_SIDE = 16
 _EXTENSIONS = {"jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "tif": "TIFF", "tiff": "TIFF"}
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An accepted picture. `thumbnail` is uint8 [768] (16 x 16 RGB), `phash` 64 bits of a perceptual hash,
-    `pixels` the digest of the pixels as they were delivered (turned upright, before any scaling)."""
+class AcceptedImage:
+    """An image of the data set.
+
+    `thumbnail` is uint8 [768] (16 x 16 RGB), `phash` 64 bits of a perceptual hash, `pixels` the digest
+    of the pixels as they were delivered (turned upright, before any scaling).
+    """
 
     data: bytes
     suffix: str
@@ -57,8 +60,8 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def accept(data: bytes, name: str, *, min_side: int, max_side: int) -> Picture:
-    """The picture in these bytes, upright, RGB, no side over `max_side`; `ItemFault` says what is wrong."""
+def accept(data: bytes, name: str, *, min_side: int, max_side: int) -> AcceptedImage:
+    """Decode an image upright, in RGB, with no side over `max_side`. Raises `ItemFault`."""
     check_size(len(data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a doubtful size or tag is judged here, not printed
@@ -66,15 +69,20 @@ def accept(data: bytes, name: str, *, min_side: int, max_side: int) -> Picture:
     notes = [*remarks, *_extension_note(name, kind)]
     if len(original.getcolors(1) or ()) == 1:
         raise ItemFault("shows a single colour")
-    picture = original
+    image = original
     if max(original.size) > max_side:
-        picture = original.copy()
-        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image = original.copy()
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
         notes.append(f"scaled from {original.width} x {original.height}")
-    suffix, encoded = _encode(picture, kind)
-    small = picture.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
-    thumbnail = np.asarray(small, dtype=np.uint8).reshape(-1)
-    return Picture(encoded, suffix, thumbnail, _phash(picture), _digest(original), tuple(notes))
+    suffix, encoded = _encode(image, kind)
+    return AcceptedImage(
+        data=encoded,
+        suffix=suffix,
+        thumbnail=thumbnail_vector(image),
+        phash=perceptual_hash(image),
+        pixels=hashlib.sha256(str(original.size).encode() + original.tobytes()).hexdigest(),
+        notes=tuple(notes),
+    )
 
 
 def _decode(data: bytes, min_side: int) -> tuple[Image.Image, str, list[str]]:
@@ -121,27 +129,19 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _extension_note(name: str, kind: str) -> list[str]:
     stem, dot, extension = name.rpartition(".")
-    said = _EXTENSIONS.get(extension.lower(), extension.upper())
-    return [f"named .{extension} and is {kind}"] if stem and dot and said in FORMATS and said != kind else []
+    named = _EXTENSIONS.get(extension.lower(), extension.upper())
+    misleading = stem and dot and named in FORMATS and named != kind
+    return [f"named .{extension} and is {kind}"] if misleading else []
 
 
-def _encode(picture: Image.Image, kind: str) -> tuple[str, bytes]:
+def _encode(image: Image.Image, kind: str) -> tuple[str, bytes]:
     buffer = io.BytesIO()
-    clean = Image.frombytes("RGB", picture.size, picture.tobytes())  # without the metadata
+    clean = Image.frombytes("RGB", image.size, image.tobytes())  # without the metadata
     if kind in LOSSLESS:
         clean.save(buffer, format="PNG", compress_level=6)
         return ".png", buffer.getvalue()
     clean.save(buffer, format="JPEG", quality=95, subsampling=0)
     return ".jpg", buffer.getvalue()
-
-
-def _phash(picture: Image.Image) -> int:
-    """64 bits of the perceptual hash of the `imagehash` package."""
-    return int(str(imagehash.phash(picture)), 16)
-
-
-def _digest(picture: Image.Image) -> str:
-    return hashlib.sha256(str(picture.size).encode() + picture.tobytes()).hexdigest()
 
 
 # Pictures are decoded several at a time, in portions that are kept once done: a killed import goes on.
@@ -153,7 +153,7 @@ def _digest(picture: Image.Image) -> str:
 
 PORTION_ITEMS, PORTION_BYTES = 64, 32_000_000  # a portion ends at whichever comes first
 AHEAD = 2  # portions a worker that wait for it, or for their turn
-Decoded = Picture | ItemFault
+Decoded = AcceptedImage | ItemFault
 Source = tuple[str, bytes | str]
 """An item's name, and its bytes or why there are none."""
 _SCHEMA = pa.schema(
@@ -298,11 +298,11 @@ def _decoded(row: dict[str, Any]) -> Decoded:
     if fault is not None:
         return ItemFault(fault)
     thumbnail = np.frombuffer(row["thumbnail"], dtype=np.uint8)
-    return Picture(**row | {"thumbnail": thumbnail, "notes": tuple(row["notes"])})
+    return AcceptedImage(**row | {"thumbnail": thumbnail, "notes": tuple(row["notes"])})
 
 
 @cache
 def _code() -> str:
-    files = [__file__, items_module.__file__]
+    files = [__file__, items_module.__file__, near_duplicates.__file__]
     libraries = [f"{name} {version(name)}" for name in ("pillow", "imagehash", "numpy", "scipy")]
     return " ".join([*(sha256(Path(file)) for file in files), *libraries])

@@ -1,4 +1,8 @@
-"""What became of each item: the rejected ones with the reason, suspects, notes. Never a caption's text."""
+"""Import captions and images: write a data folder of the contract's shape, whole or not at all.
+
+The source gives captions and images; taxonomy, curated pairs and base encoder are copied from another data
+folder. `import_report.jsonl` lists rejected items with the reason, suspects and notes, never a caption.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,13 @@ from safeclip.core.records import SPLITS
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.data.images import Decoder, accept, decode_all
 from safeclip.data.items import ItemFault, read_below
+from safeclip.data.near_duplicates import content_words
 from safeclip.data.readers import find_sources, read_items
 from safeclip.data.rows import IMAGES, Collected, Limits, Remark, Row, collect, report_lines
 from safeclip.data.splits import MOST, UnsafeWords, assign_splits, join_groups, misfits
 from safeclip.encoders.load import Encoder, load_encoder
-from safeclip.validation.duplicates import content_words
 
-# The zero-shot set of an imported data folder: taken over, brought along, or declared absent.
-
-
-PICTURES, PROMPTS = "zeroshot.parquet", "zeroshot_prompts.json"
+ZEROSHOT, PROMPTS = "zeroshot.parquet", "zeroshot_prompts.json"
 SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.string())])
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}")
 
@@ -43,11 +44,11 @@ def write_zeroshot(folder: Path, source: str, base: Path, limits: Limits) -> Non
     given = Path(source)
     if source == "none":
         _write(folder, [])
-    elif source == "keep" or (given / PICTURES).is_file():
-        for name in (PICTURES, PROMPTS):
+    elif source == "keep" or (given / ZEROSHOT).is_file():
+        for name in (ZEROSHOT, PROMPTS):
             _copy((base if source == "keep" else given) / name, folder / name)
     elif given.is_dir():
-        _write(folder, _classes(given, limits))
+        _write(folder, _class_rows(given, limits))
     else:
         raise DataError(
             f"--zeroshot {source}: no such folder; give one with a folder a class, `keep` or `none`"
@@ -60,7 +61,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _classes(folder: Path, limits: Limits) -> list[dict]:
+def _class_rows(folder: Path, limits: Limits) -> list[dict]:
     """Rows of class folders, by name; a picture that cannot be used stops the import: a test set is exact."""
     rows = []
     for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -78,18 +79,15 @@ def _classes(folder: Path, limits: Limits) -> list[dict]:
 
 
 def _write(folder: Path, rows: list[dict]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / PICTURES, store_schema=False)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ZEROSHOT, store_schema=False)
     text = json.dumps({"templates": list(TEMPLATES)}, indent=2) + "\n"
     (folder / PROMPTS).write_text(text, encoding="utf-8")
 
 
-# Write a data folder of the contract's shape: items of one's own, the other parts from another folder.
-
-
 REPORT = "import_report.jsonl"
 ENCODER = "base_encoder"
-OWN = ("captions.jsonl", IMAGES, REPORT, PICTURES, PROMPTS)
-"""What an imported folder has of its own; everything else of the base folder is taken over."""
+# Not copied from the base folder: the import writes its own.
+WRITTEN = ("captions.jsonl", IMAGES, REPORT, ZEROSHOT, PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -135,15 +133,15 @@ def import_data(plan: ImportPlan) -> Imported:
     sources = find_sources(plan.source)
     taxonomy, guard = load_taxonomy(plan.base / "taxonomy.yaml"), load_guard()
     encoder = load_encoder(plan.base / ENCODER) if plan.check_fit else None
-    with _alone(plan), _whole(plan.out) as folder:
+    with _exclusive(plan), _whole(plan.out) as folder:
         decoder = Decoder(plan.limits.min_side, plan.limits.max_side, plan.scratch)
         decoded = decode_all(read_items(sources, plan.images), decoder, plan.workers)
         items = tqdm(decoded, unit=" items", desc="import", disable=None)
         collected = collect(items, folder, plan.limits.max_words, guard)
-        _judge(collected, plan)
-        _suspect(collected, plan, folder, taxonomy, encoder)
-        splits = _split(collected, plan)
-        _write_dataset(folder, collected, splits, plan)
+        _check_rejected_share(collected, plan)
+        _mark_suspects(collected, plan, folder, taxonomy, encoder)
+        splits = _choose_splits(collected, plan)
+        _write_folder(folder, collected, splits, plan)
         counts = {split: splits.count(split) for split in SPLITS}
         _check_splits(counts)
     shutil.rmtree(plan.scratch)
@@ -151,8 +149,8 @@ def import_data(plan: ImportPlan) -> Imported:
 
 
 @contextmanager
-def _alone(plan: ImportPlan) -> Iterator[None]:
-    """No other import into this `out` for as long as the block lasts: both would write the same folders."""
+def _exclusive(plan: ImportPlan) -> Iterator[None]:
+    """Lock out other imports into this `out` for as long as the block lasts."""
     plan.work.mkdir(parents=True, exist_ok=True)
     with plan.scratch.with_suffix(".lock").open("w") as lock:  # let go by the kernel, however we end
         try:
@@ -181,8 +179,8 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _judge(collected: Collected, plan: ImportPlan) -> None:
-    """Too many rejected items are a wrong source, not a few bad files."""
+def _check_rejected_share(collected: Collected, plan: ImportPlan) -> None:
+    """Refuse a source of which too much was rejected: it is the wrong one, not one with a few bad files."""
     rejected = [remark for remark in collected.remarks if remark.outcome == "rejected"]
     if not collected.items:
         raise DataError(f"{plan.source}: holds no items; check the file")
@@ -194,29 +192,30 @@ def _judge(collected: Collected, plan: ImportPlan) -> None:
         )
 
 
-def _suspect(
+def _mark_suspects(
     collected: Collected, plan: ImportPlan, folder: Path, taxonomy: Taxonomy, encoder: Encoder | None
 ) -> None:
-    """Name rows that may be mislabelled; drop them if the plan says so."""
+    """Remark on rows that may be mislabelled, or reject them if the plan says so."""
     words = UnsafeWords(taxonomy)
-    found = [(row, words.category(row.caption)) for row in collected.rows]
     reasons: list[tuple[Row, str]] = [
         (row, f"its caption names what the taxonomy lists under {category}")
-        for row, category in found
-        if category
+        for row in collected.rows
+        if (category := words.category(row.caption))
     ]
     if encoder is not None:
-        reasons += _unfit(collected, plan, folder, encoder)
-    gone: set[str] = set()
+        reasons += _misfit_reasons(collected, plan, folder, encoder)
+    dropped: set[str] = set()
     for row, reason in reasons:
         if not plan.drop_suspects:
             collected.remark(row, "suspect", reason)
-        elif row.id not in gone:
-            gone.add(row.id)
+        elif row.id not in dropped:
+            dropped.add(row.id)
             collected.drop(row, reason, folder)
 
 
-def _unfit(collected: Collected, plan: ImportPlan, folder: Path, encoder: Encoder) -> list[tuple[Row, str]]:
+def _misfit_reasons(
+    collected: Collected, plan: ImportPlan, folder: Path, encoder: Encoder
+) -> list[tuple[Row, str]]:
     rows = collected.rows
     flags = misfits(encoder, [folder / row.image for row in rows], [row.caption for row in rows], plan.seed)
     if flags.mean() > MOST:
@@ -228,7 +227,7 @@ def _unfit(collected: Collected, plan: ImportPlan, folder: Path, encoder: Encode
     return [(row, reason) for row, flag in zip(rows, flags, strict=True) if flag]
 
 
-def _split(collected: Collected, plan: ImportPlan) -> list[str]:
+def _choose_splits(collected: Collected, plan: ImportPlan) -> list[str]:
     rows = collected.rows
     keys = [content_words(row.caption) or row.id for row in rows]
     thumbnails = np.stack([row.thumbnail for row in rows])
@@ -249,13 +248,13 @@ def _note_groups(collected: Collected, groups: np.ndarray) -> None:
 def _check_splits(counts: dict[str, int]) -> None:
     empty = [split for split, rows in counts.items() if not rows]
     if empty:
-        told = ", ".join(f"{split} {rows}" for split, rows in counts.items())
+        sizes = ", ".join(f"{split} {rows}" for split, rows in counts.items())
         raise DataError(
-            f"split {empty[0]!r} would be empty ({told}); give more items or a larger --{empty[0]}"
+            f"split {empty[0]!r} would be empty ({sizes}); give more items or a larger --{empty[0]}"
         )
 
 
-def _write_dataset(folder: Path, collected: Collected, splits: list[str], plan: ImportPlan) -> None:
+def _write_folder(folder: Path, collected: Collected, splits: list[str], plan: ImportPlan) -> None:
     lines = [
         {
             "id": row.id,
@@ -271,13 +270,13 @@ def _write_dataset(folder: Path, collected: Collected, splits: list[str], plan: 
         "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
     )
     (folder / REPORT).write_text(report_lines(collected.remarks), encoding="utf-8")
-    _take_over(plan.base, folder)
+    _copy_base(plan.base, folder)
     write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)
 
 
-def _take_over(base: Path, folder: Path) -> None:
+def _copy_base(base: Path, folder: Path) -> None:
     for path in sorted(base.iterdir()):
-        if path.is_dir() and path.name not in OWN:
+        if path.is_dir() and path.name not in WRITTEN:
             shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
-        elif path.is_file() and path.name not in OWN:
+        elif path.is_file() and path.name not in WRITTEN:
             shutil.copyfile(path, folder / path.name)

@@ -1,4 +1,8 @@
-"""Caption text as people deliver it: byte order marks, old encodings, control signs, whole paragraphs."""
+"""What a reader yields: items with captions and a way to read the image, or the reason why not.
+
+Also cleans caption text as people deliver it (byte order marks, old encodings, control characters, whole
+paragraphs) and reads files without leaving their folder.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +83,6 @@ def _fits(caption: str, max_words: int) -> bool:
     return len(caption.split()) <= max_words and len(caption) <= MAX_CHARACTERS
 
 
-# What a source yields: items with a name, captions and a way to read the picture, or the reason why not.
-
-
 MAX_BYTES = 64_000_000  # of one picture file or archive member
 
 
@@ -148,6 +149,3 @@ def _existing(folder: Path, name: str) -> Path:
     except (OSError, ValueError):
         raise ItemFault("has no usable file name") from None
     raise ItemFault("there is no such file")
-
-
-# Items -> accepted rows, their pictures on disk, and a remark for each item that was refused or changed.

@@ -1,7 +1,4 @@
-"""Captions in COCO's format.
-
-{"images": [{"id", "file_name"}, ...], "annotations": [{"id", "image_id", "caption"}, ...]}
-"""
+"""Read items from COCO JSON, JSON Lines, CSV or TSV, webdataset shards, or a folder of one of these."""
 
 from __future__ import annotations
 
@@ -20,8 +17,11 @@ from safeclip.data.items import Item, ItemFault, check_size, decode, read_below
 
 
 def coco_items(path: Path, pictures: Path) -> Iterator[Item]:
-    """One item an entry of `images`, its captions by annotation id; `pictures` holds the files."""
-    content = _read(path)
+    """Yield an item for each entry of `images`, its captions by annotation id; `pictures` holds the files.
+
+    The format: {"images": [{"id", "file_name"}, ...], "annotations": [{"id", "image_id", "caption"}, ...]}.
+    """
+    content = _read_coco(path)
     captions = dict(_captions(content["annotations"]))
     seen: set[str] = set()
     for number, image in enumerate(content["images"]):
@@ -39,7 +39,7 @@ def coco_items(path: Path, pictures: Path) -> Iterator[Item]:
         yield Item(name, key, fault="belong to a picture that `images` does not list")
 
 
-def _read(path: Path) -> dict[str, list[Any]]:
+def _read_coco(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(decode(path.read_bytes())[0])
     except OSError as error:
@@ -81,9 +81,7 @@ def _key(image: Any) -> str | None:
     return f"coco-{number:012d}" if isinstance(number, int) else f"coco-{number}"
 
 
-# A list of file and caption, as JSON Lines, CSV or TSV. A line that is no entry is reported, no more.
-
-
+# A line of a list that is no entry becomes an item with a fault; the other lines are read.
 FILE_KEYS = ("file", "file_name", "filename", "filepath", "image", "image_path", "path")
 CAPTION_KEYS = ("caption", "captions", "text", "title", "description")
 
@@ -170,17 +168,11 @@ def _delimiter(path: Path, first_line: str) -> str:
     return max(",;\t", key=first_line.count)
 
 
-# Webdataset shards: tar archives in which files of one name and several extensions are one sample.
-#
-# Nothing is unpacked to disk: a member's name is only a label, whatever it says.
-
-
 PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 CAPTIONS = ("txt", "text", "caption", "cap")
 MAX_CAPTION_BYTES = 1_000_000
-_NAME = re.compile(
-    r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL
-)  # webdataset: the key ends at the name's first dot
+# The webdataset convention: the key ends at the first dot of the file's name.
+_MEMBER_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
 
 @dataclass
@@ -194,17 +186,21 @@ class _Sample:
 
 
 def shard_items(path: Path) -> Iterator[Item]:
-    """One item a sample of the archive; a broken archive ends with an item that says so."""
+    """Yield the samples of a webdataset shard: files of one name and several extensions are one item.
+
+    Nothing is unpacked to disk, so a member's name is only a label. A broken archive ends with an item that
+    says so.
+    """
     sample: _Sample | None = None
     try:
         with tarfile.open(path, mode="r:") as archive:
             for member in archive:
-                named = _NAME.fullmatch(member.name)
+                named = _MEMBER_NAME.fullmatch(member.name)
                 if named is None or member.isdir():
                     continue
                 key, extension = named.groups()
                 if sample is not None and sample.key != key:
-                    yield _item_shards(path, sample)
+                    yield _sample_item(path, sample)
                     sample = None
                 sample = sample or _Sample(key)
                 _add(sample, archive, member, extension.lower())
@@ -216,7 +212,7 @@ def shard_items(path: Path) -> Iterator[Item]:
             path.name, path.name, fault=f"the archive is broken here ({first}); only plain .tar is read"
         )
     if sample is not None:
-        yield _item_shards(path, sample)
+        yield _sample_item(path, sample)
 
 
 def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> None:
@@ -224,7 +220,7 @@ def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, ext
     if last not in (*PICTURES, *CAPTIONS, "json"):
         return
     try:
-        data = _read_shards(archive, member, last)
+        data = _read_member(archive, member, last)
     except ItemFault as fault:
         sample.faults.append(str(fault))
         return
@@ -236,7 +232,7 @@ def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, ext
     sample.captions += [text] if last in CAPTIONS else _captions_of_json(text)
 
 
-def _read_shards(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> bytes:
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> bytes:
     if not member.isreg():
         raise ItemFault("is a link or a device in the archive, not a file")
     check_size(member.size)
@@ -258,7 +254,7 @@ def _captions_of_json(text: str) -> list[str]:
     return [caption] if isinstance(caption, str) else []
 
 
-def _item_shards(path: Path, sample: _Sample) -> Item:
+def _sample_item(path: Path, sample: _Sample) -> Item:
     fault = next(iter(sample.faults), None)
     if fault is None and sample.picture is None:
         fault = "has no picture"
@@ -270,9 +266,7 @@ def _item_shards(path: Path, sample: _Sample) -> Item:
     return Item(name, key, sample.captions, lambda: picture, fault, tuple(sample.notes))
 
 
-# Which reader a source needs: COCO JSON, JSON Lines, CSV or TSV, webdataset shards, a folder of one.
-
-
+# The reader of a file, by its extension.
 KINDS = {
     ".json": "coco",
     ".jsonl": "jsonl",
@@ -281,7 +275,6 @@ KINDS = {
     ".tsv": "table",
     ".tar": "shard",
 }
-"""What a file is, by its extension."""
 
 
 def find_sources(path: Path) -> list[Path]:
@@ -306,8 +299,6 @@ def read_items(sources: Sequence[Path], pictures: Path | None) -> Iterator[Item]
     for path in sources:
         kind = KINDS[path.suffix.lower()]
         if kind == "shard":
-            from safeclip.data.readers import shard_items
-
             yield from shard_items(path)
             continue
         folder = pictures or _pictures_beside(path)

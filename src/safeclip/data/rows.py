@@ -1,4 +1,4 @@
-"""Items -> accepted rows, their pictures on disk, and a remark for each item that was refused or changed."""
+"""Turn items into accepted rows with their images on disk, and remark on each refused or changed item."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from safeclip.core.guard import Guard
-from safeclip.data.images import Decoded, Picture
+from safeclip.data.images import AcceptedImage, Decoded
 from safeclip.data.items import Item, ItemFault, fit_caption
 
 Outcome = Literal["rejected", "suspect", "note"]
@@ -43,7 +43,7 @@ def report_lines(remarks: Sequence[Remark]) -> str:
     return "".join(json.dumps(asdict(remark), sort_keys=True) + "\n" for remark in remarks)
 
 
-def spoken(remarks: Sequence[Remark]) -> list[str]:
+def summary_lines(remarks: Sequence[Remark]) -> list[str]:
     """Rejected and suspect items by name, a few of each; how often each kind of remark was made."""
     lines = []
     for outcome in ("rejected", "suspect"):
@@ -93,15 +93,15 @@ class Collected:
     _captions: set[str] = field(default_factory=set)
 
     def add(self, item: Item, decoded: Decoded, folder: Path, max_words: int, guard: Guard) -> None:
-        """Take one item in, or note why not."""
+        """Accept one item, or remark why not."""
         self.items += 1
         name = shown(item.name)
         try:
-            self._take(item, decoded, name, folder, max_words, guard)
+            self._accept(item, decoded, name, folder, max_words, guard)
         except ItemFault as fault:
             self.remarks.append(Remark(name, "rejected", str(fault)))
 
-    def _take(
+    def _accept(
         self, item: Item, decoded: Decoded, name: str, folder: Path, max_words: int, guard: Guard
     ) -> None:
         if item.fault is not None:
@@ -148,7 +148,7 @@ class Collected:
 
 
 def collect(items: Iterable[tuple[Item, Decoded]], folder: Path, max_words: int, guard: Guard) -> Collected:
-    """Take all items in; pictures are written below `folder`."""
+    """Add all items; images are written below `folder`."""
     (folder / IMAGES).mkdir(parents=True)
     collected = Collected()
     for item, decoded in items:
@@ -169,6 +169,6 @@ def make_id(key: str) -> str:
     return f"{readable}-{digest}" if readable else digest
 
 
-def _row(row_id: str, name: str, caption: str, image: str, picture: Picture) -> Row:
+def _row(row_id: str, name: str, caption: str, image: str, picture: AcceptedImage) -> Row:
     digest = hashlib.sha256(picture.data).hexdigest()
     return Row(row_id, name, caption, image, digest, picture.thumbnail, picture.phash)

@@ -1,4 +1,4 @@
-"""Splits before synthesis: whatever looks or reads alike stands in one split.
+"""Choose splits before synthesis: whatever looks or reads alike goes into one split. Find likely mislabels.
 
 Rows are joined into groups when their captions share all content words, or when their pictures are near:
 within `levels` of root-mean-square difference of the 16 x 16 thumbnails (what validate_data measures), or
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,52 +20,33 @@ from scipy.sparse.csgraph import connected_components
 
 from safeclip.core.records import SPLITS
 from safeclip.core.taxonomy import Taxonomy
+from safeclip.data.near_duplicates import near_pairs
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
 
-HASH_BITS = 6  # of 64 that may differ
-HASH_LEVELS = 24.0  # thumbnails of equal hashes must be this near: plain pictures collide
-_BLOCK = 1024
+OTHERS = 200  # captions that each image is compared with
+# Share of them that may be nearer: finds 0.90 of swapped captions, and accuses none of 400 true ones.
+NEARER = 0.1
+MOST = 0.25  # a larger share of suspects says something of the encoder, not of the data
+_IMAGES_AT_ONCE = 256
+_ARTICLES = ("a ", "an ", "the ")
 
 
 def join_groups(
     keys: Sequence[object], thumbnails: np.ndarray, hashes: np.ndarray, levels: float
 ) -> np.ndarray:
-    """int [N]: the group of each row. keys: equal ones belong together; thumbnails: uint8 [N, 768];
-    hashes: uint64 [N]."""
+    """Join rows with equal keys or near images; returns int [N], the group of each row.
+
+    thumbnails: uint8 [N, 768]; hashes: uint64 [N]; levels: as in `near_pairs`.
+    """
     count = len(keys)
     first: dict[object, int] = {}
     pairs = [(first.setdefault(key, row), row) for row, key in enumerate(keys)]
-    pairs += near_pairs(thumbnails, hashes, levels)
+    pairs += near_pairs(thumbnails, levels, hashes=hashes)
     rows, columns = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     edges = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
     groups: np.ndarray = connected_components(edges, directed=False)[1]
     return groups
-
-
-def near_pairs(thumbnails: np.ndarray, hashes: np.ndarray, levels: float) -> Iterator[tuple[int, int]]:
-    """Pairs (i, j), i < j, of near pictures, in blocks: N^2 / 2 distances, never a table of N x N.
-
-    Means of 4 x 4 cells are compared first: their distance is never larger than the thumbnails'.
-    """
-    cells = thumbnails.reshape(-1, 4, 4, 4, 4, 3).mean(axis=(2, 4)).reshape(len(thumbnails), -1)
-    cells = cells.astype(np.float32) - 128.0
-    norms = np.square(cells).sum(axis=1)
-    for start in range(0, len(cells), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        squared = norms[block, None] + norms[None, start:] - 2.0 * (cells[block] @ cells[start:].T)
-        apart = squared / cells.shape[1]
-        alike = np.bitwise_count(hashes[block, None] ^ hashes[None, start:]) <= HASH_BITS
-        for i, j in np.argwhere((apart <= (levels + 0.1) ** 2) | (alike & (apart <= HASH_LEVELS**2))):
-            if i < j and _near(
-                thumbnails[start + i], thumbnails[start + j], HASH_LEVELS if alike[i, j] else levels
-            ):
-                yield int(start + i), int(start + j)
-
-
-def _near(one: np.ndarray, other: np.ndarray, levels: float) -> bool:
-    difference = one.astype(np.float32) - other.astype(np.float32)
-    return bool(np.square(difference).mean() <= levels**2)
 
 
 def assign_splits(ids: Sequence[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> list[str]:
@@ -87,34 +68,21 @@ def _split(row_id: str, shares: dict[str, float], seed: int) -> str:
     return SPLITS[0]
 
 
-# Items that may be mislabelled: a caption fits its picture worse than others do, or is no safe one.
-#
-# They are named in the report and kept, unless the caller drops them: a person decides.
-
-
-OTHERS = 200  # captions that each picture is compared with
-NEARER = (
-    0.1  # share of them that may be nearer: finds 0.90 of swapped captions, and accuses none of 400 true ones
-)
-MOST = 0.25  # a larger share of suspects says something of the encoder, not of the data
-_BLOCK_SUSPECTS = 256  # pictures in memory at once
-_ARTICLES = ("a ", "an ", "the ")
-
-
 def misfits(encoder: Encoder, images: Sequence[Path], captions: Sequence[str], seed: int) -> np.ndarray:
-    """bool [N]: more than a tenth of the captions of `OTHERS` other rows are nearer to it than its own."""
+    """bool [N]: more than a tenth of `OTHERS` other captions are nearer to the image than its own."""
     count = len(images)
     if count < 2:
         return np.zeros(count, dtype=bool)
-    blocks = [images[start : start + _BLOCK_SUSPECTS] for start in range(0, count, _BLOCK_SUSPECTS)]
-    pictures = torch.cat([embed_images(encoder, [path.read_bytes() for path in block]) for block in blocks])
+    blocks = [images[start : start + _IMAGES_AT_ONCE] for start in range(0, count, _IMAGES_AT_ONCE)]
+    # shape: [N, D], l2-normalised, as are the texts
+    vectors = torch.cat([embed_images(encoder, [path.read_bytes() for path in block]) for block in blocks])
     texts = embed_texts(encoder, captions)
-    own = (pictures * texts).sum(1)
+    matching = (vectors * texts).sum(1)
     shifts = np.random.default_rng(seed).permutation(count - 1)[:OTHERS] + 1
     rows = torch.arange(count)
     nearer = torch.zeros(count)
     for shift in shifts.tolist():
-        nearer += (pictures * texts[(rows + shift) % count]).sum(1) > own
+        nearer += (vectors * texts[(rows + shift) % count]).sum(1) > matching
     return (nearer > NEARER * len(shifts)).numpy()
 
 
@@ -128,8 +96,8 @@ class UnsafeWords:
 
     def category(self, caption: str) -> str | None:
         """The category of the first phrase that the caption names, or None."""
-        found = self._pattern.search(caption.casefold())
-        return self._categories[found.group()] if found else None
+        match = self._pattern.search(caption.casefold())
+        return self._categories[match.group()] if match else None
 
 
 def _bare(phrase: str) -> str:

@@ -1,8 +1,8 @@
-"""How unsafe an input is: probes on base and served embeddings together, made when the model is packaged.
+"""The packaged model behind the service: loads once, checks itself, embeds and scores inputs.
 
-One linear probe a modality for "unsafe" and one for each category. Only numbers are packaged, no wording. An
-input counts as redirected if it is unsafe and the served embedding lies further from the base embedding than
-that of nearly all safe inputs.
+A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
+`reference.json` (texts and an image with the vectors that the checkpoint gave when it was packaged),
+`scoring.json` (probes on base and served embeddings) and `info.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ MODALITIES = ("text", "image")
 
 
 class Scorer:
-    """Reads `scoring.json`: by modality weight, bias, the names of the outputs and the thresholds."""
+    """Scores how unsafe inputs are, by linear probes on base and served embeddings together.
+
+    Reads the content of `scoring.json`: by modality the weights and biases of one probe for "unsafe" and one
+    for each category, and the thresholds. Only numbers are packaged, no wording. An input counts as
+    redirected if it is unsafe and its served embedding lies further from the base embedding than that of
+    nearly all safe inputs.
+    """
 
     def __init__(self, packaged: dict[str, Any]) -> None:
         try:
@@ -48,7 +54,7 @@ class Scorer:
         probe = self._probes[modality]
         outputs = probe.outputs(np.hstack([base, served]))
         shifts = 1 - (base * served).sum(axis=1)
-        return [probe.judge(row, float(shift)) for row, shift in zip(outputs, shifts, strict=True)]
+        return [probe.score(row, float(shift)) for row, shift in zip(outputs, shifts, strict=True)]
 
 
 class _Probe:
@@ -63,7 +69,8 @@ class _Probe:
         logits = features @ self._weight + self._bias
         return 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
 
-    def judge(self, row: np.ndarray, shift: float) -> Score:
+    def score(self, row: np.ndarray, shift: float) -> Score:
+        """The score of one input from its row of `outputs` and its shift, 1 - cosine of both embeddings."""
         unsafe = bool(row[0] >= self.described.threshold)
         return Score(
             unsafe=unsafe,
@@ -74,17 +81,9 @@ class _Probe:
         )
 
 
-# The packaged model behind the service: loads once, proves itself, embeds with the served or base towers.
-#
-# A packaged model folder holds `encoder/` (merged weights, fp32), `base/` (the untouched base towers),
-# `reference.json` (texts and a picture with the vectors the checkpoint gave when it was packaged),
-# `scoring.json` (probes on base and served embeddings) and `info.json`.
-
-
-TEXTS = 256
-"""At most so many in one batch."""
+TEXTS = 256  # in one batch at most
+# Largest difference of any vector component between packaging and serving, by what the towers compute in.
 PARITY = {"float32": 1e-5, "bfloat16": 5e-3}
-"""Largest difference of any vector component between packaging and serving, by what the towers compute in."""
 
 
 class Embedder:

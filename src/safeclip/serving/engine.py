@@ -1,6 +1,6 @@
-"""What one worker runs: checks first, then micro-batches on one model thread; the event loop stays free.
+"""Run one worker: check inputs, then run micro-batches on one model thread; the event loop stays free.
 
-Pictures are decoded on a thread of their own, beside the model's. Both queues count towards one bound.
+Images are decoded on a second thread. Both queues count towards one bound.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from safeclip.serving.middleware import BACKLOG_SECONDS
 from safeclip.serving.observed import BACKLOG, BATCHES, UNSAFE
 from safeclip.serving.schemas import MAX_HITS, Hit, ImageItem, Score, TextItem
 
+# Between batches the model thread waits for Python's lock while answers are written: 5 ms by default.
 SWITCH_S = 0.0005
-"""Between batches the model thread wants Python's lock while answers are written: 5 ms a time by default."""
+# Texts with more characters in all are checked on a thread: the worst ones take 10 ms each.
 INLINE_CHARS = 2000
-"""Texts of together more characters are checked on a thread: the worst ones take 10 ms each."""
 
 
 class Engine:
@@ -71,12 +71,12 @@ class Engine:
         self._decoder.shutdown()
 
     async def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """One vector a text."""
+        """Check and embed texts: N vectors [D]."""
         await self._check_texts(texts, [f"texts[{index}]" for index in range(len(texts))])
         return await self._texts[0](texts)
 
     async def encode_images(self, images: Sequence[str]) -> list[np.ndarray]:
-        """One vector a picture (base64)."""
+        """Check, decode and embed images (base64): N vectors [D]."""
         pixels = await self._decode([(image, f"images[{index}]") for index, image in enumerate(images)])
         return await self._images[0](pixels)
 
@@ -91,9 +91,9 @@ class Engine:
         pixels = await self._decode([(items[row].image, names[row]) for row in images])  # type: ignore[union-attr]
         towers = []
         for base in (False, True) if with_base else (False,):
-            found = await asyncio.gather(self._texts[base](words), self._images[base](pixels))
+            embedded = await asyncio.gather(self._texts[base](words), self._images[base](pixels))
             vectors = np.zeros((len(items), self.embedder.encoder.embed_dim), np.float32)
-            for rows, part in zip((texts, images), found, strict=True):
+            for rows, part in zip((texts, images), embedded, strict=True):
                 vectors[rows] = part if rows else np.zeros((0, vectors.shape[1]))
             towers.append(vectors)
         return towers[0], towers[1] if with_base else None
@@ -106,9 +106,9 @@ class Engine:
         assert base is not None
         scores: dict[int, Score] = {}
         for modality, rows in zip(("text", "image"), rows_of(items), strict=True):
-            found = self.embedder.scorer.score(modality, base[rows], served[rows])
-            scores.update(zip(rows, found, strict=True))
-            UNSAFE.labels(modality).inc(sum(score.unsafe for score in found))
+            of_modality = self.embedder.scorer.score(modality, base[rows], served[rows])
+            scores.update(zip(rows, of_modality, strict=True))
+            UNSAFE.labels(modality).inc(sum(score.unsafe for score in of_modality))
         return [scores[row] for row in range(len(items))], served, base
 
     async def nearest(self, query: np.ndarray, k: int, *, base: bool) -> list[Hit]:

@@ -1,6 +1,6 @@
 """Make a gallery index of a folder with a packaged model; interrupted, it goes on where it stopped.
 
-Pictures (PNG, JPEG, WebP) and captions (each line of a .txt file) become rows, in the order of their paths.
+Images (PNG, JPEG, WebP) and captions (each line of a .txt file) become rows, in the order of their paths.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from safeclip.serving.embedder import Embedder
 from safeclip.serving.index import IndexItem, IndexRow, join_rows, write_rows
 from safeclip.serving.schemas import MAX_TEXT_CHARS
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 PART_ROWS = 512
 THUMBNAIL_SIDE = 160
 
 
 @dataclass(frozen=True)
 class Source:
-    """A picture file, or a line of a text file."""
+    """An image file, or a line of a text file."""
 
     id: str
     path: Path
@@ -45,7 +45,7 @@ def build_index(folder: Path, out: Path, embedder: Embedder) -> tuple[int, list[
         raise DataError(f"{out}: exists already; remove it or name another")
     sources = list(_sources(folder))
     if not sources:
-        raise DataError(f"{folder}: neither pictures ({', '.join(PICTURES)}) nor .txt files; name another")
+        raise DataError(f"{folder}: neither pictures ({', '.join(EXTENSIONS)}) nor .txt files; name another")
     partial = out.with_name(f".{out.name}.partial")
     _begin(partial, _plan(sources, embedder))
     faults: list[str] = []
@@ -66,7 +66,7 @@ def build_index(folder: Path, out: Path, embedder: Embedder) -> tuple[int, list[
 def _sources(folder: Path) -> Iterator[Source]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in PICTURES and path.is_file():
+        if path.suffix.lower() in EXTENSIONS and path.is_file():
             yield Source(name, path)
         elif path.suffix.lower() == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -117,7 +117,7 @@ def _rows(sources: list[Source], embedder: Embedder) -> tuple[list[IndexRow], li
     for at, source in enumerate(sources):
         try:
             if source.text is None:
-                rows[at] = _picture(source, embedder)
+                rows[at] = _image_row(source, embedder)
             elif len(source.text) > MAX_TEXT_CHARS:
                 raise DataError(f"{source.id} is longer than {MAX_TEXT_CHARS} characters; shorten it")
             else:
@@ -125,12 +125,12 @@ def _rows(sources: list[Source], embedder: Embedder) -> tuple[list[IndexRow], li
                 texts.append(at)
         except (DataError, GuardError) as error:
             faults.append(str(error))
-    for at, row in zip(texts, _captions([sources[at] for at in texts], embedder), strict=True):
+    for at, row in zip(texts, _text_rows([sources[at] for at in texts], embedder), strict=True):
         rows[at] = row
     return [row for row in rows if row], faults
 
 
-def _picture(source: Source, embedder: Embedder) -> IndexRow:
+def _image_row(source: Source, embedder: Embedder) -> IndexRow:
     data = source.path.read_bytes()
     pixels = embedder.prepare_image(base64.b64encode(data).decode(), source.id)
     served, base = (embedder.images([pixels], base=which) for which in (False, True))
@@ -143,7 +143,7 @@ def _picture(source: Source, embedder: Embedder) -> IndexRow:
     )
 
 
-def _captions(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
+def _text_rows(sources: list[Source], embedder: Embedder) -> list[IndexRow]:
     words = [source.text or "" for source in sources]
     served, base = (embedder.texts(words, base=which) for which in (False, True))
     scores = embedder.scorer.score("text", base, served)

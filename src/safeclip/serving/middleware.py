@@ -1,4 +1,7 @@
-"""What the service takes at most, and what the operator sets in the environment (docs/guide/service.md)."""
+"""Middleware in front of every route: bearer tokens, and limits on requests before anything is parsed.
+
+Also reads what the operator sets in the environment (docs/service.md).
+"""
 
 from __future__ import annotations
 
@@ -25,22 +28,13 @@ from safeclip.serving.schemas import (
 )
 
 Scope = MutableMapping[str, Any]
-
-
 Message = MutableMapping[str, Any]
-
-
 Receive = Callable[[], Awaitable[Message]]
-
-
 Send = Callable[[Message], Awaitable[None]]
-
-
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
+# Routes for the platform: open, unlimited and not logged.
 OPEN = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-"""Routes for the platform: open, unlimited and not logged."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:
@@ -63,14 +57,14 @@ PRECISIONS = ("float32", "bfloat16")
 def _count(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdigit() or not int(text):
-        raise SettingsError(f"{name} = {text!r}: must be a whole number from 1; mend it or unset it")
+        raise SettingsError(f"{name} = {text!r}: must be a whole number from 1; correct it or unset it")
     return int(text)
 
 
 def _precision(name: str) -> str:
     text = os.environ.get(name, PRECISIONS[0])
     if text not in PRECISIONS:
-        raise SettingsError(f"{name} = {text!r}: must be {' or '.join(PRECISIONS)}; mend it or unset it")
+        raise SettingsError(f"{name} = {text!r}: must be {' or '.join(PRECISIONS)}; correct it or unset it")
     return text
 
 
@@ -90,18 +84,17 @@ def model_folder() -> Path:
     return Path(bentoml.models.get("weights").path)
 
 
-# Bearer tokens: several at a time, from the environment or a file, exchanged without a restart.
-#
-# SAFECLIP_TOKENS holds tokens separated by commas or spaces; SAFECLIP_TOKENS_FILE names a file with one a
-# line (`#` begins a comment), read again when it changes. With neither, every route is open.
-
-
 TOKENS, TOKENS_FILE = "SAFECLIP_TOKENS", "SAFECLIP_TOKENS_FILE"
 MIN_CHARS = 16
 
 
 class Tokens:
-    """The tokens that are accepted now. A file that is named must be readable and hold at least one."""
+    """The bearer tokens that are accepted now; they can be exchanged without a restart.
+
+    SAFECLIP_TOKENS holds tokens separated by commas or spaces. SAFECLIP_TOKENS_FILE names a file with a
+    token on each line (`#` begins a comment), read again when it changes; at the start it must be readable
+    and hold a token. With neither, every route is open.
+    """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._fixed = _digests(re.split(r"[,\s]+", environment.get(TOKENS, "")), TOKENS)
@@ -122,10 +115,10 @@ class Tokens:
         """Whether an Authorization header carries an accepted token: `Bearer TOKEN`, or `Basic` with it as
         the password (what a browser can send). Every token is compared, each in constant time."""
         sent = hashlib.sha256(_token(authorization)).digest()
-        found = False
+        accepted = False
         for known in (*self._fixed, *self._current()):
-            found |= hmac.compare_digest(sent, known)
-        return found
+            accepted |= hmac.compare_digest(sent, known)
+        return accepted
 
     def _current(self) -> tuple[bytes, ...]:
         """The file's tokens. While it is missing or faulty, as in the middle of an exchange, those before."""
@@ -155,10 +148,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 
 def _digests(tokens: list[str], source: str) -> tuple[bytes, ...]:
-    found = [token for token in tokens if token]
-    if any(len(token) < MIN_CHARS for token in found):
+    given = [token for token in tokens if token]
+    if any(len(token) < MIN_CHARS for token in given):
         raise SettingsError(f"{source}: a token is shorter than {MIN_CHARS} characters; make it longer")
-    return tuple(hashlib.sha256(token.encode()).digest() for token in found)
+    return tuple(hashlib.sha256(token.encode()).digest() for token in given)
 
 
 def _token(authorization: str) -> bytes:
@@ -173,9 +166,6 @@ def _token(authorization: str) -> bytes:
     return b""
 
 
-# ASGI middleware in front of every route: what may come in at all, before anything is parsed.
-
-
 MAX_BODY_BYTES = 32_000_000
 LIMITS = {
     "texts": MAX_TEXTS,
@@ -188,10 +178,9 @@ LIMITS = {
     "hits": MAX_HITS,
     "body_bytes": MAX_BODY_BYTES,
 }
+# Both of all requests that are being read or answered at a time.
 MAX_BODIES_BYTES = 160_000_000
-"""Of all requests being read or answered together."""
 MAX_REQUESTS = 256
-"""Being read or answered at a time."""
 
 
 class TokenGate:

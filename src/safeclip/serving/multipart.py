@@ -1,4 +1,4 @@
-"""Forms with files, for clients that would rather not write base64: turned into the JSON of the same route.
+"""Turn forms with files into the JSON of the same route, for clients that would rather not write base64.
 
 Parts `images` make `{"images": [...]}`; parts `items` make a list of `{"image"}` (a file) or `{"text"}`; a
 part `query` makes one of them; `k` and `with_base` are read as JSON. All is then checked as any JSON is.
@@ -18,8 +18,7 @@ from starlette.requests import Request
 from safeclip.serving.middleware import App, Message, Receive, Scope, Send, header, refuse
 from safeclip.serving.schemas import MAX_ITEMS
 
-MAX_PART_BYTES = 100_000
-"""Of a part that is no file."""
+MAX_PART_BYTES = 100_000  # of a part that is no file
 
 
 class Multipart:

@@ -1,6 +1,6 @@
-"""What operators see: one JSON line a request and Prometheus metrics, neither with any content.
+"""Log one JSON line for each request and keep Prometheus metrics, neither with any content.
 
-Also the one shape of every error, `{"error": "..."}`: BentoML's own come as objects, lists and masked 500s.
+Also gives every error one shape, `{"error": "..."}`: BentoML's own are objects, lists and masked 500s.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ BATCHES = Histogram("safeclip_batch_items", "Items of a model run", ["model"], b
 BACKLOG = Gauge("safeclip_backlog_seconds", "Estimated work waiting", multiprocess_mode="livesum")
 UNSAFE = Counter("safeclip_unsafe_inputs", "Inputs of score and search judged unsafe", ["modality"])
 
+# Headers of a rewritten error that stay.
 KEPT = ("retry-after", "www-authenticate", "allow")
-"""Headers of a rewritten error that stay."""
-
+# An unknown field that looks like this is named in the answer; anything else may be content.
 _NAME = re.compile(r"[A-Za-z_]\w{0,39}", re.ASCII)
-"""An unknown field that looks like this is named to who sent it; anything else may be content."""
 
 access = logging.getLogger("safeclip.access")
 

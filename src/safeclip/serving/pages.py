@@ -21,27 +21,27 @@ from safeclip import __version__
 from safeclip.core.images import blur, encode, read_rgb
 from safeclip.serving.observed import exposition
 from safeclip.serving.schemas import (
-    Embeddings,
+    EmbedResponse,
     EncodeImageRequest,
     EncodeTextRequest,
     Error,
-    Found,
-    Info,
     InfoRequest,
-    Ranking,
+    InfoResponse,
     RankRequest,
+    RankResponse,
     ScoreRequest,
-    Scores,
+    ScoreResponse,
     SearchRequest,
+    SearchResponse,
 )
 
 POSTS: dict[str, tuple[str, type[BaseModel], type[BaseModel]]] = {
-    "/encode_text": ("Embed texts", EncodeTextRequest, Embeddings),
-    "/encode_image": ("Embed images", EncodeImageRequest, Embeddings),
-    "/rank": ("Put texts or images in order by a query", RankRequest, Ranking),
-    "/search": ("Find the nearest items of the mounted gallery", SearchRequest, Found),
-    "/score": ("Judge how unsafe inputs are, by base and served embeddings", ScoreRequest, Scores),
-    "/info": ("Version, lineage, metrics and limits", InfoRequest, Info),
+    "/encode_text": ("Embed texts", EncodeTextRequest, EmbedResponse),
+    "/encode_image": ("Embed images", EncodeImageRequest, EmbedResponse),
+    "/rank": ("Put texts or images in order by a query", RankRequest, RankResponse),
+    "/search": ("Find the nearest items of the mounted gallery", SearchRequest, SearchResponse),
+    "/score": ("Judge how unsafe inputs are, by base and served embeddings", ScoreRequest, ScoreResponse),
+    "/info": ("Version, lineage, metrics and limits", InfoRequest, InfoResponse),
 }
 GETS = {
     "/ui": ("Compare base and safe retrieval in a browser", "text/html"),

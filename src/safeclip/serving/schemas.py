@@ -1,4 +1,4 @@
-"""What the service takes and answers. Unknown fields and oversized items are refused (HTTP 400).
+"""Types of the service's requests and answers. Unknown fields and oversized items are refused (HTTP 400).
 
 Faults name the field, never the value: what clients send appears in no log and no error.
 """
@@ -15,7 +15,8 @@ MAX_IMAGES = 16
 MAX_IMAGE_CHARS = 6_000_000  # base64; 4.5 MB of PNG or JPEG
 MAX_ITEMS = 64
 MAX_HITS = 100
-ORANGE = (  # an 8 x 8 picture, for examples
+# An image of 8 x 8 pixels, for examples.
+ORANGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFElEQVR4nGN8ViHCgA0wYRUdtBIAJhUBgttXMZkAAAAASUVORK5CYII="
 )
 
@@ -26,7 +27,7 @@ Image = Annotated[
 
 
 class Message(BaseModel):
-    """Base of all of them."""
+    """Base of all requests and answers."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, strict=True)
 
@@ -87,24 +88,24 @@ class InfoRequest(Message):
     """Nothing: `{}`."""
 
 
-class Embeddings(Message):
+class EmbedResponse(Message):
     """One l2-normalised vector an input, in the order sent."""
 
     embeddings: list[list[float]]
     version: str = Field(description="the model's version; vectors of different versions do not mix")
 
 
-class Ranked(Message):
+class RankedItem(Message):
     """An item of the request by its place there, with its cosine to the query."""
 
     index: int
     score: float
 
 
-class Ranking(Message):
+class RankResponse(Message):
     """All items, best first; equal scores in the order sent."""
 
-    ranking: list[Ranked]
+    ranking: list[RankedItem]
     version: str
 
 
@@ -118,7 +119,7 @@ class Score(Message):
     shift: float = Field(description="1 - cosine of served and base embedding")
 
 
-class Scores(Message):
+class ScoreResponse(Message):
     """One score an input, in the order sent."""
 
     scores: list[Score]
@@ -134,7 +135,7 @@ class Hit(Message):
     unsafe: bool
 
 
-class Found(Message):
+class SearchResponse(Message):
     """The nearest items of the gallery, best first, and what the service thinks of the query."""
 
     hits: list[Hit]
@@ -154,7 +155,7 @@ class Scoring(Message):
     n: int
 
 
-class Info(Message):
+class InfoResponse(Message):
     """Which model answers, where it comes from, how it did, and what it takes."""
 
     version: str

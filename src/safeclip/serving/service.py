@@ -32,18 +32,18 @@ from safeclip.serving.multipart import Multipart
 from safeclip.serving.observed import Observed, log_to_stdout
 from safeclip.serving.pages import ROUTES, pages
 from safeclip.serving.schemas import (
-    Embeddings,
+    EmbedResponse,
     EncodeImageRequest,
     EncodeTextRequest,
-    Found,
-    Info,
     InfoRequest,
-    Ranked,
-    Ranking,
+    InfoResponse,
+    RankedItem,
     RankRequest,
+    RankResponse,
     ScoreRequest,
-    Scores,
+    ScoreResponse,
     SearchRequest,
+    SearchResponse,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class _TooManyRequests(BentoMLException):
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Faults of the request as 400, a full queue as 429."""
+def _faults_as_http() -> Iterator[None]:
+    """Answer faults of the request with 400 and a full queue with 429."""
     try:
         yield
     except (DataError, GuardError) as error:
@@ -93,54 +93,56 @@ class SafeclipEmbedder:
         self.engine.close()
 
     @bentoml.api
-    async def encode_text(self, request: EncodeTextRequest, /) -> Embeddings:
+    async def encode_text(self, request: EncodeTextRequest, /) -> EmbedResponse:
         """Embed texts."""
-        with _told():
+        with _faults_as_http():
             vectors = await self.engine.encode_texts(request.texts)
-        return Embeddings(embeddings=[vector.tolist() for vector in vectors], version=self.version)
+        return EmbedResponse(embeddings=[vector.tolist() for vector in vectors], version=self.version)
 
     @bentoml.api
-    async def encode_image(self, request: EncodeImageRequest, /) -> Embeddings:
+    async def encode_image(self, request: EncodeImageRequest, /) -> EmbedResponse:
         """Embed images."""
-        with _told():
+        with _faults_as_http():
             vectors = await self.engine.encode_images(request.images)
-        return Embeddings(embeddings=[vector.tolist() for vector in vectors], version=self.version)
+        return EmbedResponse(embeddings=[vector.tolist() for vector in vectors], version=self.version)
 
     @bentoml.api
-    async def rank(self, request: RankRequest, /) -> Ranking:
+    async def rank(self, request: RankRequest, /) -> RankResponse:
         """Put texts or images in order by a query."""
-        with _told():
+        with _faults_as_http():
             query, _ = await self.engine.encode_items([request.query], "query", with_base=False)
             items, _ = await self.engine.encode_items(request.items, "items", with_base=False)
         scores = items @ query[0]
         order = np.argsort(-scores, kind="stable")
-        ranking = [Ranked(index=int(row), score=float(scores[row])) for row in order]
-        return Ranking(ranking=ranking, version=self.version)
+        ranking = [RankedItem(index=int(row), score=float(scores[row])) for row in order]
+        return RankResponse(ranking=ranking, version=self.version)
 
     @bentoml.api
-    async def search(self, request: SearchRequest, /) -> Found:
+    async def search(self, request: SearchRequest, /) -> SearchResponse:
         """Find the nearest items of the mounted gallery."""
-        with _told():
+        with _faults_as_http():
             scores, served, base = await self.engine.score([request.query], "query")
             hits = await self.engine.nearest(served[0], request.k, base=False)
             base_hits = None
             if request.with_base:
                 base_hits = await self.engine.nearest(base[0], request.k, base=True)
-        return Found(hits=hits, base_hits=base_hits, query=scores[0], version=self.version)
+        return SearchResponse(hits=hits, base_hits=base_hits, query=scores[0], version=self.version)
 
     @bentoml.api
-    async def score(self, request: ScoreRequest, /) -> Scores:
+    async def score(self, request: ScoreRequest, /) -> ScoreResponse:
         """Judge how unsafe inputs are, by base and served embeddings."""
-        with _told():
+        with _faults_as_http():
             scores, _, _ = await self.engine.score(request.items, "items")
-        return Scores(scores=scores, version=self.version)
+        return ScoreResponse(scores=scores, version=self.version)
 
     @bentoml.api(input_spec=InfoRequest)
-    async def info(self) -> Info:
+    async def info(self) -> InfoResponse:
         """Version, lineage, metrics and limits."""
         embedder, index = self.engine.embedder, self.engine.index
         gallery = index.described if index else None
-        return Info(limits=LIMITS, gallery=gallery, scoring=embedder.scorer.described, **embedder.info)
+        return InfoResponse(
+            limits=LIMITS, gallery=gallery, scoring=embedder.scorer.described, **embedder.info
+        )
 
 
 # outermost first

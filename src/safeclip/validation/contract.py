@@ -1,6 +1,9 @@
-"""The data contract as expectations, in code.
+"""The data contract as expectations, in code, and a run of them that fails closed.
 
-Expectations about rows pass on an empty column. So not-null and row counts are always asked beside them.
+Expectations about rows pass on an empty column, so not-null and row counts are always checked as well.
+
+Great Expectations drops an expectation whose class was not imported, and reports one that crashed among the
+others. So a run is trusted only if each expectation came back by name and was computed.
 """
 
 from __future__ import annotations
@@ -23,19 +26,19 @@ from safeclip.settings import ValidateData
 from safeclip.validation.facts import STATES
 
 
-def row_checks(bounds: ValidateData) -> list[Check]:
+def row_checks(bounds: ValidateData) -> list[DataCheck]:
     """Checks whose failing rows are quarantined with a reason."""
     words = bounds.max_caption_words
     checks = [_not_null(column) for column in QUADRUPLETS.names if column != "id"]
     for side in ("safe", "generated"):
         checks += [
-            Check(
+            DataCheck(
                 f"{side}_caption_length",
                 f"every {side} caption has 1 to {words} words",
                 gxe.ExpectColumnValuesToBeBetween(column=f"{side}_words", min_value=1, max_value=words),
                 f"{side} caption is empty or longer than {words} words",
             ),
-            Check(
+            DataCheck(
                 f"{side}_image_usable",
                 f"every {side} picture decodes, has sides of at least {bounds.min_image_side} pixels and "
                 "more than one colour",
@@ -47,8 +50,8 @@ def row_checks(bounds: ValidateData) -> list[Check]:
     return checks + _label_checks() + _pair_checks(bounds)
 
 
-def _not_null(column: str) -> Check:
-    return Check(
+def _not_null(column: str) -> DataCheck:
+    return DataCheck(
         f"{column}_not_null",
         f"{column} is never missing",
         gxe.ExpectColumnValuesToNotBeNull(column=column),
@@ -56,15 +59,15 @@ def _not_null(column: str) -> Check:
     )
 
 
-def _label_checks() -> list[Check]:
+def _label_checks() -> list[DataCheck]:
     checks = []
     for side in ("text", "image"):
         values = gxe.ExpectColumnValuesToBeInSet(column=f"{side}_label", value_set=list(LABELS))
         score = gxe.ExpectColumnValuesToBeBetween(column=f"{side}_score", min_value=0.0, max_value=1.0)
         promise = f"every {side} label is {' or '.join(LABELS)}"
         checks += [
-            Check(f"{side}_label_values", promise, values, f"{side} label is unknown"),
-            Check(
+            DataCheck(f"{side}_label_values", promise, values, f"{side} label is unknown"),
+            DataCheck(
                 f"{side}_score_range",
                 f"every {side} score is a probability",
                 score,
@@ -74,22 +77,22 @@ def _label_checks() -> list[Check]:
     return checks
 
 
-def _pair_checks(bounds: ValidateData) -> list[Check]:
+def _pair_checks(bounds: ValidateData) -> list[DataCheck]:
     lowest = bounds.min_similarity
     return [
-        Check(
+        DataCheck(
             "captions_similar",
             f"safe and generated caption share words in order (ratio at least {lowest:g})",
             gxe.ExpectColumnValuesToBeBetween(column="similarity", min_value=lowest, max_value=1.0),
             f"generated caption has too little of the safe one (ratio below {lowest:g})",
         ),
-        Check(
+        DataCheck(
             "safe_captions_unique",
             "no safe caption repeats within a split",
             gxe.ExpectColumnValuesToBeBetween(column="earlier_same_caption", max_value=0),
             "safe caption repeats an earlier row's",
         ),
-        Check(
+        DataCheck(
             "categories_known",
             "every row has a category, and the taxonomy knows it",
             gxe.ExpectColumnValuesToBeInSet(column="categories_known", value_set=[True]),
@@ -98,22 +101,22 @@ def _pair_checks(bounds: ValidateData) -> list[Check]:
     ]
 
 
-def dataset_checks(bounds: ValidateData, categories: Collection[str]) -> list[Check]:
+def dataset_checks(bounds: ValidateData, categories: Collection[str]) -> list[DataCheck]:
     """Checks that stop the chain when they fail on the rows that are left."""
     shape = [
-        Check(
+        DataCheck(
             "columns",
             "every column of the contract is there",
             gxe.ExpectTableColumnsToMatchSet(column_set=QUADRUPLETS.names, exact_match=False),
         ),
-        Check(
+        DataCheck(
             "row_count",
             f"at least {bounds.min_rows:,} rows",
             gxe.ExpectTableRowCountToBeBetween(min_value=bounds.min_rows),
         ),
-        Check("id_not_null", "every row has an id", gxe.ExpectColumnValuesToNotBeNull(column="id")),
-        Check("ids_unique", "no id repeats", gxe.ExpectColumnValuesToBeUnique(column="id")),
-        Check(
+        DataCheck("id_not_null", "every row has an id", gxe.ExpectColumnValuesToNotBeNull(column="id")),
+        DataCheck("ids_unique", "no id repeats", gxe.ExpectColumnValuesToBeUnique(column="id")),
+        DataCheck(
             "splits",
             f"the splits are {', '.join(SPLITS)}, none empty",
             gxe.ExpectColumnDistinctValuesToEqualSet(column="split", value_set=list(SPLITS)),
@@ -122,7 +125,7 @@ def dataset_checks(bounds: ValidateData, categories: Collection[str]) -> list[Ch
     return [*shape, *_leak_checks(bounds), *_balance_checks(bounds, categories)]
 
 
-def _leak_checks(bounds: ValidateData) -> list[Check]:
+def _leak_checks(bounds: ValidateData) -> list[DataCheck]:
     near = f"no safe picture within {bounds.near_duplicate_levels:g} levels of one in another split"
     promises = {
         "caption_in_other_split": "no safe caption stands in two splits",
@@ -131,16 +134,16 @@ def _leak_checks(bounds: ValidateData) -> list[Check]:
         "near_image_in_other_split": near,
     }
     checks = [
-        Check(f"no_{column}", promise, gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[False]))
+        DataCheck(f"no_{column}", promise, gxe.ExpectColumnValuesToBeInSet(column=column, value_set=[False]))
         for column, promise in promises.items()
     ]
     clear = gxe.ExpectColumnValuesToBeInSet(column="guard_clear", value_set=[True])
-    return [*checks, Check("no_forbidden_term", "no caption trips the content guard", clear)]
+    return [*checks, DataCheck("no_forbidden_term", "no caption trips the content guard", clear)]
 
 
-def _balance_checks(bounds: ValidateData, categories: Collection[str]) -> list[Check]:
+def _balance_checks(bounds: ValidateData, categories: Collection[str]) -> list[DataCheck]:
     checks = [
-        Check(
+        DataCheck(
             f"{split}_unsafe_{side}",
             f"at least {lowest:.0%} of the {split} split has an unsafe {side}",
             gxe.ExpectColumnMeanToBeBetween(
@@ -157,23 +160,17 @@ def _balance_checks(bounds: ValidateData, categories: Collection[str]) -> list[C
     for state in STATES:
         share = gxe.ExpectColumnMeanToBeBetween(column=state, min_value=0.0, max_value=highest)
         promise = f"at most {highest:.0%} of all rows are in the state: {state}"
-        checks.append(Check(f"share_of_{state.replace(' ', '_')}", promise, share))
+        checks.append(DataCheck(f"share_of_{state.replace(' ', '_')}", promise, share))
     least = bounds.min_category_share
     for category in categories:
         share = gxe.ExpectColumnMeanToBeBetween(column=f"category {category}", min_value=least)
         promise = f"at least {least:.1%} of all rows are in the category: {category}"
-        checks.append(Check(f"share_of_{category}", promise, share))
+        checks.append(DataCheck(f"share_of_{category}", promise, share))
     return checks
 
 
-# A suite that is asked of a frame, and the run that cannot fail open.
-#
-# Great Expectations drops an expectation whose class was not imported, and reports one that crashed among the
-# others. So a run is trusted only if each expectation asked came back by name and was computed.
-
-
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """One promise. With a `reason` it is about rows, which go to quarantine; without, about all data."""
 
     name: str
@@ -187,8 +184,8 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What came of a check. `ids` are the rows at fault; never what they hold.
+class CheckResult:
+    """The result of a check. `ids` are the rows at fault; what they hold is left out.
 
     `on_fail`: a failed check stops the chain or only warns.
     """
@@ -204,8 +201,8 @@ class Finding:
     on_fail: Literal["warn", "stop"] = "stop"
 
 
-def run(checks: Sequence[Check], frame: pd.DataFrame) -> list[Finding]:
-    """Ask all `checks` of `frame` in one suite; `DataError` unless exactly one result comes back for each."""
+def run(checks: Sequence[DataCheck], frame: pd.DataFrame) -> list[CheckResult]:
+    """Run all `checks` on `frame` in one suite; `DataError` unless exactly one result comes back for each."""
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     suite = ExpectationSuite(name="data_contract")
@@ -223,11 +220,11 @@ def run(checks: Sequence[Check], frame: pd.DataFrame) -> list[Finding]:
         results = batch.validate(suite, result_format=wanted).results
     except GreatExpectationsError as error:
         why = str(error).splitlines()[0][:120]
-        raise DataError(f"the expectations could not be computed ({why}); the data was not judged") from None
+        raise DataError(f"the expectations could not be computed ({why}); nothing was validated") from None
     return match_results(checks, results)
 
 
-def match_results(checks: Sequence[Check], results: Sequence[Any]) -> list[Finding]:
+def match_results(checks: Sequence[DataCheck], results: Sequence[Any]) -> list[CheckResult]:
     """Pair results with checks by name; a missing, doubled or crashed one is a `DataError`, never a pass."""
     by_name = {(result.expectation_config.meta or {}).get("name"): result for result in results}
     names = [check.name for check in checks]
@@ -235,19 +232,19 @@ def match_results(checks: Sequence[Check], results: Sequence[Any]) -> list[Findi
     if lost or len(results) != len(names) or len(set(names)) != len(names):
         raise DataError(
             f"{len(names)} expectations asked, {len(results)} came back"
-            f"{' without ' + ', '.join(lost) if lost else ''}; the data was not judged: "
+            f"{' without ' + ', '.join(lost) if lost else ''}; nothing was validated: "
             "import every custom expectation before the suite is built"
         )
-    return [_finding(check, by_name[check.name]) for check in checks]
+    return [_result(check, by_name[check.name]) for check in checks]
 
 
-def _finding(check: Check, result: Any) -> Finding:
+def _result(check: DataCheck, result: Any) -> CheckResult:
     crash = _crash(result.exception_info or {})
     if crash:
-        raise DataError(f"expectation {check.name} could not be computed ({crash}); the data was not judged")
+        raise DataError(f"expectation {check.name} could not be computed ({crash}); nothing was validated")
     faults = result.result.get("unexpected_index_list") or []
     observed = result.result.get("observed_value")
-    return Finding(
+    return CheckResult(
         name=check.name,
         level=check.level,
         promise=check.promise,
@@ -270,6 +267,3 @@ def _plain(observed: Any, result: dict) -> float | int | None:
     if isinstance(observed, (int, float)) and not isinstance(observed, bool):
         return int(observed) if isinstance(observed, int) else round(float(observed), 6)
     return int(result["unexpected_count"]) if "unexpected_count" in result else None
-
-
-# Judge a data set: rows that break the contract are set aside, then what is left is held to all of it.

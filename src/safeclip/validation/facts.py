@@ -1,24 +1,28 @@
-"""What validation needs to know of pictures, so that one shard of them is held at a time and never all."""
+"""Measure rows for the contract: facts of each image, of each text, and what splits share.
+
+Images are replaced by facts shard by shard, so that one shard of them is in memory at a time.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
+from safeclip.core.guard import Guard
+from safeclip.core.images import read_rgb
 from safeclip.core.text import ordered_overlap
-from safeclip.validation.duplicates import (
+from safeclip.data.near_duplicates import (
     content_words,
     near_across_splits,
     perceptual_hash,
     shared_across_splits,
-    thumbnail,
+    thumbnail_vector,
 )
 
 FORMATS = ("PNG", "JPEG")
@@ -41,10 +45,10 @@ def image_fault(image: bytes, min_side: int) -> str | None:
     return "is of one colour" if plain else None
 
 
-def picture_facts(images: pa.Table, min_side: int) -> pd.DataFrame:
+def image_facts(images: pa.Table, min_side: int) -> pd.DataFrame:
     """IMAGES rows -> one row each, a digest in place of each picture.
 
-    `image_SIDE_fault`: None if it is usable or missing. `image_safe_thumbnail` (float32[768]) and
+    `image_SIDE_fault`: None if it is usable or missing. `image_safe_thumbnail` (uint8 [768]) and
     `image_generated_hash` (64 bits in hexadecimal): None if it is not usable.
     """
     return pd.DataFrame([_facts(row, min_side) for row in images.to_pylist()], columns=list(_COLUMNS))
@@ -63,17 +67,14 @@ def _facts(row: dict, min_side: int) -> dict[str, object]:
         facts[f"image_{side}"] = None if image is None else hashlib.sha256(image).hexdigest()
         facts[f"image_{side}_fault"] = None if image is None else image_fault(image, min_side)
     if _usable(facts, "safe"):
-        facts["image_safe_thumbnail"] = thumbnail(row["image_safe"])
+        facts["image_safe_thumbnail"] = thumbnail_vector(read_rgb(row["image_safe"]))
     if _usable(facts, "generated"):
-        facts["image_generated_hash"] = f"{perceptual_hash(row['image_generated']):016x}"
+        facts["image_generated_hash"] = f"{perceptual_hash(read_rgb(row['image_generated'])):016x}"
     return facts
 
 
 def _usable(facts: dict[str, object], side: str) -> bool:
     return facts[f"image_{side}"] is not None and facts[f"image_{side}_fault"] is None
-
-
-# What the expectations speak about: a row a quadruplet, measured columns beside the contract's.
 
 
 STATES = {
@@ -85,23 +86,15 @@ STATES = {
 """The four label states: (text_label, image_label)."""
 
 
-class TermGuard(Protocol):
-    """What validation asks of `safeclip.core.guard.Guard`."""
-
-    def trips(self, text: str, categories: Sequence[str] = ()) -> bool: ...
-
-    def allows(self, caption: str, categories: Sequence[str]) -> bool: ...
-
-
 def join_rows(captions: pa.Table, pictures: pd.DataFrame, labels: pa.Table) -> pd.DataFrame:
-    """Captions with their `picture_facts` and labels by id; missing is null, what is repeated repeats."""
+    """Captions with their `image_facts` and labels by id; missing is null, what is repeated repeats."""
     frame = captions.to_pandas(integer_object_nulls=True)
     for part in (pictures, labels.to_pandas()):
         frame = frame.merge(part, on="id", how="left", sort=False)
     return frame.sort_values("id", kind="stable", ignore_index=True)
 
 
-def measure(rows: pd.DataFrame, *, guard: TermGuard, categories: Collection[str]) -> pd.DataFrame:
+def measure(rows: pd.DataFrame, *, guard: Guard, categories: Collection[str]) -> pd.DataFrame:
     """Add what each row's texts show by themselves to the joined columns; nulls stay null."""
     frame = rows.copy()
     safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
@@ -167,7 +160,7 @@ def _earlier(safe: list[str | None], splits: pd.Series) -> list[int]:
     return counts
 
 
-def _clear(guard: TermGuard, safe: str | None, generated: str | None, tags: tuple | None) -> bool:
+def _clear(guard: Guard, safe: str | None, generated: str | None, tags: tuple | None) -> bool:
     texts = [text for text in (safe, generated) if text is not None]
     if any(guard.trips(text, tags or ()) for text in texts):
         return False

@@ -1,4 +1,8 @@
-"""How different the generated captions are from each other."""
+"""Signs of a poor data set that is within its contract: each a warning or a stop, as params.yaml says.
+
+Measures how different the generated captions are from each other, how far the data set has moved from the
+one that was last accepted, and which labels the other rows speak against.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ import pandas as pd
 
 from safeclip.core.artifacts import DATA_BASELINE
 from safeclip.core.errors import DataError
+from safeclip.data.near_duplicates import content_words, near_hashes
 from safeclip.settings import Checks, ValidateData
-from safeclip.validation.contract import Finding
-from safeclip.validation.duplicates import content_words, near_hashes
+from safeclip.validation.contract import CheckResult
 
 
 def distinct_n(captions: Sequence[str], n: int) -> float | None:
@@ -56,14 +60,8 @@ def evenness(counts: Sequence[int]) -> float | None:
     return float(-(shares * np.log(shares)).sum() / np.log(len(counts)))
 
 
-# How far a data set has moved from the one that was last accepted.
-#
-# The accepted one is known by a few distributions in a small file under version control
-# (`data_baseline.json`): a comparison with whatever ran before on some machine would not give the same
-# bytes twice.
-
-
-BASELINE = DATA_BASELINE
+# The accepted data set is known by these, in a small file under version control: a comparison with whatever
+# ran before on some machine would not give the same bytes twice.
 Distributions = dict[str, dict[str, float]]
 
 
@@ -79,8 +77,8 @@ def distributions(summary: Mapping[str, Any]) -> Distributions:
         for name, count in counts.items():
             categories[name] = categories.get(name, 0.0) + count
     lengths = {f"{side} caption lengths": dict(counts) for side, counts in summary["caption_words"].items()}
-    found = {"label states": states, "categories": categories} | lengths
-    return {name: _shares(counts) for name, counts in found.items()}
+    counts_by_name = {"label states": states, "categories": categories} | lengths
+    return {name: _shares(counts) for name, counts in counts_by_name.items()}
 
 
 def _shares(counts: Mapping[str, float]) -> dict[str, float]:
@@ -100,7 +98,7 @@ def drift(before: Distributions, now: Distributions) -> dict[str, float]:
     }
 
 
-def read_baseline(path: Path = BASELINE) -> Distributions:
+def read_baseline(path: Path = DATA_BASELINE) -> Distributions:
     """The accepted data set's distributions; empty if none was accepted yet (the file holds `{}`)."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -110,14 +108,13 @@ def read_baseline(path: Path = BASELINE) -> Distributions:
         raise DataError(f"{path}: not readable ({why}); restore it, or write {{}} into it") from None
 
 
-# Labels that the other rows speak against: confident learning (Northcutt et al., arXiv 1911.00068).
-
-
 FOLDS = 4
 
 
 def doubtful_labels(captions: Sequence[str], unsafe: Sequence[bool]) -> np.ndarray | None:
-    """bool[N]: the caption's label is likely wrong, by a model of words fitted on the other folds.
+    """bool [N]: the caption's label is likely wrong, by a model of words fitted on the other folds.
+
+    Confident learning (Northcutt et al., arXiv 1911.00068).
 
     None if there are too few captions of one kind to fit and test on.
     """
@@ -135,16 +132,6 @@ def doubtful_labels(captions: Sequence[str], unsafe: Sequence[bool]) -> np.ndarr
     folds = StratifiedKFold(FOLDS)
     chances = cross_val_predict(model, list(captions), labels, cv=folds, method="predict_proba")
     return np.asarray(find_label_issues(labels, chances, n_jobs=1), dtype=bool)
-
-
-# Near-duplicates of safe items, so that none stands in two splits.
-#
-# Captions: the same content words in any order. Pictures: 16 x 16 thumbnails whose root-mean-square
-# difference is at most a few levels of 255, which survives re-encoding and resizing. Only pairs across splits
-# are compared, in blocks: N_a x N_b x 768 multiplications, never a table of N x N.
-
-
-# Signs of a poor data set that is within its contract: each a warning or a stop, as params say.
 
 
 DISTINCT_CAPTIONS, VENDI_CAPTIONS = 1000, 500
@@ -165,7 +152,7 @@ PROMISES = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A figure, None if there is nothing to measure; the rows behind it; what it came from."""
 
     value: float | None
@@ -181,20 +168,20 @@ def examine(
     agreement: Mapping[str, Any],
     before: Distributions,
     now: Distributions,
-) -> list[Finding]:
-    """A finding for each check; `rows` are those that stay, `agreement` that of `label_safety`."""
+) -> list[CheckResult]:
+    """Return a result for each check; `rows` are those that stay, `agreement` that of `label_safety`."""
     measured = dict(_labels(rows, agreement)) | dict(_variety(rows, categories))
     measured |= dict(_repeats(rows, bounds.near_hash_bits))
     measured["max_drift"] = _drift(before, now)
-    return [_finding(name, measured[name], bounds.checks) for name in PROMISES]
+    return [_result(name, measured[name], bounds.checks) for name in PROMISES]
 
 
-def _finding(name: str, measured: Measured, checks: Checks) -> Finding:
+def _result(name: str, measured: Measurement, checks: Checks) -> CheckResult:
     check, value = getattr(checks, name), measured.value
     least = name.startswith("min_")
     passed = value is None or (value >= check.bound if least else value <= check.bound)
     side = "at least" if least else "at most"
-    return Finding(
+    return CheckResult(
         name=name.partition("_")[2],
         level="quality",
         promise=f"{PROMISES[name]}: {side} {check.bound:g}",
@@ -206,30 +193,30 @@ def _finding(name: str, measured: Measured, checks: Checks) -> Finding:
     )
 
 
-def _labels(rows: pd.DataFrame, agreement: Mapping[str, Any]) -> Iterator[tuple[str, Measured]]:
+def _labels(rows: pd.DataFrame, agreement: Mapping[str, Any]) -> Iterator[tuple[str, Measurement]]:
     kappas = {
-        f"{side}: {pair}": found["kappa"]
+        f"{side}: {pair}": measured["kappa"]
         for side in ("text", "image")
-        for pair, found in agreement.get(side, {}).items()
-        if found["kappa"] is not None
+        for pair, measured in agreement.get(side, {}).items()
+        if measured["kappa"] is not None
     }
     worst = min(kappas, key=lambda pair: kappas[pair], default="")
     alone = "one labeller a modality, nothing to compare"
-    yield "min_labeller_kappa", Measured(kappas.get(worst), detail=worst or alone)
+    yield "min_labeller_kappa", Measurement(kappas.get(worst), detail=worst or alone)
     same = (rows["text_label"] == rows["image_label"]).mean() if len(rows) else None
-    yield "min_text_image_same", Measured(None if same is None else float(same))
+    yield "min_text_image_same", Measurement(None if same is None else float(same))
     doubted = doubtful_labels(rows["caption_generated"].tolist(), (rows["text_label"] == "unsafe").tolist())
     yield "max_text_label_errors", _flagged(rows, doubted)
 
 
-def _variety(rows: pd.DataFrame, categories: Collection[str]) -> Iterator[tuple[str, Measured]]:
+def _variety(rows: pd.DataFrame, categories: Collection[str]) -> Iterator[tuple[str, Measurement]]:
     captions = rows["caption_generated"].tolist()
     counts = [int(rows[f"category {category}"].sum()) for category in categories]
-    yield "min_category_evenness", Measured(evenness(counts))
-    yield "min_distinct_2", Measured(distinct_n(_spread(captions, DISTINCT_CAPTIONS), 2))
+    yield "min_category_evenness", Measurement(evenness(counts))
+    yield "min_distinct_2", Measurement(distinct_n(_spread(captions, DISTINCT_CAPTIONS), 2))
     sample = _spread(captions, VENDI_CAPTIONS)
     different = vendi(sample)
-    yield "min_vendi_share", Measured(None if different is None else different / len(sample))
+    yield "min_vendi_share", Measurement(None if different is None else different / len(sample))
 
 
 def _spread(captions: list[str], count: int) -> list[str]:
@@ -237,7 +224,7 @@ def _spread(captions: list[str], count: int) -> list[str]:
     return captions[:: max(1, -(-len(captions) // count))]
 
 
-def _repeats(rows: pd.DataFrame, near_bits: int) -> Iterator[tuple[str, Measured]]:
+def _repeats(rows: pd.DataFrame, near_bits: int) -> Iterator[tuple[str, Measurement]]:
     splits = [str(split) for split in rows["split"]]
     words = [content_words(caption) for caption in rows["caption_generated"]]
     within, across = _same_words(words, splits)
@@ -261,13 +248,13 @@ def _same_words(words: list[tuple[str, ...]], splits: list[str]) -> tuple[np.nda
     return np.array(within, dtype=bool), np.array(across, dtype=bool)
 
 
-def _flagged(rows: pd.DataFrame, flags: np.ndarray | None) -> Measured:
+def _flagged(rows: pd.DataFrame, flags: np.ndarray | None) -> Measurement:
     if flags is None or not len(rows):
-        return Measured(None)
-    return Measured(float(flags.mean()), tuple(rows["id"][flags].astype(str)))
+        return Measurement(None)
+    return Measurement(float(flags.mean()), tuple(rows["id"][flags].astype(str)))
 
 
-def _drift(before: Distributions, now: Distributions) -> Measured:
-    found = drift(before, now)
-    worst = max(found, key=lambda name: found[name], default="")
-    return Measured(found.get(worst), detail=worst or "no data set was accepted yet")
+def _drift(before: Distributions, now: Distributions) -> Measurement:
+    distances = drift(before, now)
+    worst = max(distances, key=lambda name: distances[name], default="")
+    return Measurement(distances.get(worst), detail=worst or "no data set was accepted yet")

@@ -1,4 +1,8 @@
-"""What validation saw, as plain numbers: the content of summary.json and of the page."""
+"""Summarise a validation in plain numbers, for summary.json, and render its page, which loads nothing.
+
+Generated images are blurred in their pixels whatever their label says (labels err); generated captions wait
+behind a click.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,21 @@ from markupsafe import Markup
 from safeclip.core.records import SPLITS
 from safeclip.pages.charts import Series, bars, shares
 from safeclip.pages.render import blurred, render, thumbnail
-from safeclip.validation.contract import Finding
+from safeclip.validation.contract import CheckResult
 from safeclip.validation.facts import STATES
-from safeclip.validation.quarantine import Judgement, as_rows, by_reason, totals
+from safeclip.validation.quarantine import ValidationResult, as_rows, by_reason, totals
 
 
-def summarise(judgement: Judgement, categories: Collection[str]) -> dict[str, Any]:
-    """Counts, shares and findings; holds no caption, no picture and no time."""
-    rows = judgement.rows
+def summarise(validation: ValidationResult, categories: Collection[str]) -> dict[str, Any]:
+    """Counts, shares and results; holds no caption, no picture and no time."""
+    rows = validation.rows
     return {
-        "passed": not judgement.failures,
-        "warnings": len(judgement.warnings),
-        "rows": totals(judgement.accounts),
-        "stages": as_rows(judgement.accounts),
+        "passed": not validation.failures,
+        "warnings": len(validation.warnings),
+        "rows": totals(validation.accounts),
+        "stages": as_rows(validation.accounts),
         "splits": {split: int((rows["split"] == split).sum()) for split in SPLITS},
-        "expectations": [_finding(finding) for finding in judgement.findings],
+        "expectations": [_result(result) for result in validation.results],
         "label_states": {split: _shares(rows[rows["split"] == split]) for split in SPLITS},
         "categories": {split: _categories(rows[rows["split"] == split], categories) for split in SPLITS},
         "caption_words": {side: _histogram(rows[f"{side}_words"]) for side in ("safe", "generated")},
@@ -34,21 +38,21 @@ def summarise(judgement: Judgement, categories: Collection[str]) -> dict[str, An
             "mean": _mean(rows["similarity"]),
             "identical": int((rows["similarity"] == 1.0).sum()),
         },
-        "quarantine": by_reason(judgement.quarantine),
+        "quarantine": by_reason(validation.rejections),
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _result(result: CheckResult) -> dict[str, Any]:
     return {
-        "name": finding.name,
-        "level": finding.level,
-        "promise": finding.promise,
-        "passed": finding.passed,
-        "observed": finding.observed,
-        "rows_at_fault": len(finding.ids),
-        "first_rows": list(finding.ids[:5]),
-        "detail": finding.detail,
-        "on_fail": finding.on_fail,
+        "name": result.name,
+        "level": result.level,
+        "promise": result.promise,
+        "passed": result.passed,
+        "observed": result.observed,
+        "rows_at_fault": len(result.ids),
+        "first_rows": list(result.ids[:5]),
+        "detail": result.detail,
+        "on_fail": result.on_fail,
     }
 
 
@@ -69,12 +73,6 @@ def _histogram(words: pd.Series) -> dict[str, int]:
     """Captions by number of words; keys are zero-padded so that sorted JSON keeps their order."""
     counts = words.dropna().astype(int).value_counts().sort_index()
     return {f"{length:02d}": int(counts[length]) for length in counts.index}
-
-
-# The page of `validate_data`: what was promised, what was seen, what was set aside. Loads nothing.
-#
-# Generated pictures are blurred in their pixels whatever their label says (labels err), generated captions
-# wait behind a click.
 
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")

@@ -1,4 +1,7 @@
-"""Rejected rows and the books: in = out + quarantined + destroyed, per stage and in all."""
+"""Hold a data set to its contract: quarantine bad rows, then check all that is left.
+
+The accounts must balance: in = out + quarantined + destroyed, for each stage and from stage to stage.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from itertools import pairwise
 import pandas as pd
 import pyarrow as pa
 
+from safeclip.core.guard import Guard
 from safeclip.core.records import QUARANTINE
 from safeclip.settings import ValidateData
-from safeclip.validation.contract import Check, Finding, dataset_checks, row_checks, run
-from safeclip.validation.facts import TermGuard, measure, measure_leaks
+from safeclip.validation.contract import CheckResult, DataCheck, dataset_checks, row_checks, run
+from safeclip.validation.facts import measure, measure_leaks
 
 STAGE = "validate_data"
 
@@ -34,35 +38,53 @@ class Account:
         return self.rows_in - self.out - self.quarantined - self.destroyed
 
 
-def reject(findings: Iterable[Finding]) -> pa.Table:
-    """One QUARANTINE row for each row that failed a row check, its reasons joined; sorted by id."""
+@dataclass(frozen=True)
+class Rejection:
+    """A row that a stage put into quarantine, with every reason."""
+
+    id: str
+    stage: str
+    reasons: tuple[str, ...]
+
+
+def reject(results: Iterable[CheckResult]) -> list[Rejection]:
+    """Reject each row that failed a row check; sorted by id."""
     reasons: dict[str, list[str]] = {}
-    for finding in findings:
-        for row_id in finding.ids if finding.reason else ():
-            reasons.setdefault(row_id, []).append(str(finding.reason))
-    rows = [{"id": key, "stage": STAGE, "reason": "; ".join(why)} for key, why in sorted(reasons.items())]
+    for result in results:
+        for row_id in result.ids if result.reason else ():
+            reasons.setdefault(row_id, []).append(str(result.reason))
+    return [Rejection(row_id, STAGE, tuple(why)) for row_id, why in sorted(reasons.items())]
+
+
+def read_rejections(quarantine: pa.Table) -> list[Rejection]:
+    """The rejections in a QUARANTINE table of an earlier stage, which gives one reason for each row."""
+    return [Rejection(row["id"], row["stage"], (row["reason"],)) for row in quarantine.to_pylist()]
+
+
+def quarantine_table(rejections: Iterable[Rejection]) -> pa.Table:
+    """QUARANTINE rows sorted by id, then stage; the reasons of a row are joined by a semicolon."""
+    rows = [
+        {"id": rejection.id, "stage": rejection.stage, "reason": "; ".join(rejection.reasons)}
+        for rejection in sorted(rejections, key=lambda rejection: (rejection.id, rejection.stage))
+    ]
     return pa.Table.from_pylist(rows, schema=QUARANTINE)
 
 
-def gather(tables: Sequence[pa.Table]) -> pa.Table:
-    """All quarantines in one, sorted by id, then stage."""
-    return pa.concat_tables(tables).sort_by([("id", "ascending"), ("stage", "ascending")])
-
-
-def imbalances(accounts: Sequence[Account], quarantine: pa.Table) -> list[str]:
-    """Every way in which the books of consecutive stages do not close, in words; empty if they do."""
+def imbalances(accounts: Sequence[Account], rejections: Sequence[Rejection]) -> list[str]:
+    """Every way in which the accounts of consecutive stages do not balance, in words; empty if they do."""
     faults = []
-    listed = Counter(quarantine["stage"].to_pylist())
+    listed = Counter(rejection.stage for rejection in rejections)
     for account in accounts:
         if account.lost:
             faults.append(f"{account.stage} lost {account.lost} of {account.rows_in} rows")
         if listed[account.stage] != account.quarantined:
-            told = f"counts {account.quarantined} quarantined rows and lists {listed[account.stage]}"
-            faults.append(f"{account.stage} {told}")
+            counted = f"counts {account.quarantined} quarantined rows"
+            faults.append(f"{account.stage} {counted} and lists {listed[account.stage]}")
     for before, after in pairwise(accounts):
         if before.out != after.rows_in:
             faults.append(f"{before.stage} sent {before.out} rows and {after.stage} received {after.rows_in}")
-    repeated = [row_id for row_id, times in Counter(quarantine["id"].to_pylist()).items() if times > 1]
+    times = Counter(rejection.id for rejection in rejections)
+    repeated = [row_id for row_id, count in times.items() if count > 1]
     if repeated:
         faults.append(f"{len(repeated)} rows are quarantined twice (first: {min(repeated)})")
     return faults
@@ -78,12 +100,11 @@ def totals(accounts: Sequence[Account]) -> dict[str, int]:
     }
 
 
-def by_reason(quarantine: pa.Table) -> dict[str, dict[str, int]]:
-    """stage -> reason -> rows. A row with several reasons counts under each."""
+def by_reason(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
+    """Count rows by stage and reason. A row with several reasons counts under each."""
     counts: dict[str, Counter[str]] = {}
-    for row in quarantine.to_pylist():
-        for reason in row["reason"].split("; "):
-            counts.setdefault(row["stage"], Counter())[reason] += 1
+    for rejection in rejections:
+        counts.setdefault(rejection.stage, Counter()).update(rejection.reasons)
     return {stage: dict(sorted(reasons.items())) for stage, reasons in sorted(counts.items())}
 
 
@@ -99,85 +120,87 @@ _NAMED_FAILURES = 4
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The rows that stay (a digest in place of each picture), what was found, and the books."""
+class ValidationResult:
+    """The rows that stay (a digest in place of each image), the results of all checks, and the accounts."""
 
     rows: pd.DataFrame
-    findings: tuple[Finding, ...]
-    quarantine: pa.Table
+    results: tuple[CheckResult, ...]
+    rejections: tuple[Rejection, ...]
     accounts: tuple[Account, ...]
 
     @property
-    def failures(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.findings if not f.passed and f.on_fail == "stop")
+    def failures(self) -> tuple[CheckResult, ...]:
+        return tuple(f for f in self.results if not f.passed and f.on_fail == "stop")
 
     @property
-    def warnings(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.findings if not f.passed and f.on_fail == "warn")
+    def warnings(self) -> tuple[CheckResult, ...]:
+        return tuple(f for f in self.results if not f.passed and f.on_fail == "warn")
 
-    def with_findings(self, more: Sequence[Finding]) -> Judgement:
-        """The same judgement with further findings."""
-        return replace(self, findings=(*self.findings, *more))
+    def with_results(self, more: Sequence[CheckResult]) -> ValidationResult:
+        """Add the results of further checks."""
+        return replace(self, results=(*self.results, *more))
 
     def complaint(self) -> str:
         """One line that names what failed, with what was seen; row ids, never their text."""
-        told = [_describe(finding) for finding in self.failures[:_NAMED_FAILURES]]
-        more = [finding.name for finding in self.failures[_NAMED_FAILURES:]]
-        return "; ".join(told + ([f"and {', '.join(more)}"] if more else []))
+        failures = [_describe(result) for result in self.failures[:_NAMED_FAILURES]]
+        more = [result.name for result in self.failures[_NAMED_FAILURES:]]
+        return "; ".join(failures + ([f"and {', '.join(more)}"] if more else []))
 
 
-def judge(
+def validate(
     rows: pd.DataFrame,
     *,
     bounds: ValidateData,
-    guard: TermGuard,
+    guard: Guard,
     categories: Collection[str],
     earlier: Sequence[Account] = (),
-    earlier_quarantine: pa.Table | None = None,
-) -> Judgement:
+    earlier_rejections: Sequence[Rejection] = (),
+) -> ValidationResult:
     """Hold `rows` (of `join_rows`, nulls where a part is missing) to the contract.
 
-    `earlier` are the accounts of the stages before, in order, and `earlier_quarantine` what they rejected.
+    `earlier` are the accounts of the stages before, in order, and `earlier_rejections` their quarantines.
     Raises `DataError` only if the expectations could not be computed; a failed data set has `.failures`.
     """
     facts = measure(rows, guard=guard, categories=categories)
     per_row = row_checks(bounds)
     first = run(per_row, facts)
     rejected = reject(first)
-    gone = set(rejected["id"].to_pylist())
-    kept = facts[~facts["id"].astype("string").isin(gone)].reset_index(drop=True)
+    rejected_ids = {rejection.id for rejection in rejected}
+    kept = facts[~facts["id"].astype("string").isin(rejected_ids)].reset_index(drop=True)
     kept = measure_leaks(kept, near_levels=bounds.near_duplicate_levels)
     second = run([*per_row, *dataset_checks(bounds, categories)], kept)
-    findings = _merge(per_row, first, second)
-    account = Account(STAGE, len(rows), len(kept), rejected.num_rows)
+    results = _merge(per_row, first, second)
+    account = Account(STAGE, len(rows), len(kept), len(rejected))
     accounts = (*earlier, account)
-    quarantine = gather([rejected] if earlier_quarantine is None else [earlier_quarantine, rejected])
-    books = (_quarantined_share(account, bounds), _books(accounts, quarantine))
-    return Judgement(kept, (*findings, *books), quarantine, accounts)
+    rejections = (*earlier_rejections, *rejected)
+    books = (_quarantined_share(account, bounds), _balance(accounts, rejections))
+    return ValidationResult(kept, (*results, *books), rejections, accounts)
 
 
-def _merge(per_row: Sequence[Check], first: list[Finding], second: list[Finding]) -> list[Finding]:
-    """Row findings keep the rows of the first pass, and pass if the second found none."""
-    after = {finding.name: finding.passed for finding in second}
-    rows = [replace(finding, passed=after[finding.name]) for finding in first]
+def _merge(
+    per_row: Sequence[DataCheck], first: list[CheckResult], second: list[CheckResult]
+) -> list[CheckResult]:
+    """Row results keep the rows of the first pass, and pass if the second found none."""
+    after = {result.name: result.passed for result in second}
+    rows = [replace(result, passed=after[result.name]) for result in first]
     return rows + second[len(per_row) :]
 
 
-def _quarantined_share(account: Account, bounds: ValidateData) -> Finding:
+def _quarantined_share(account: Account, bounds: ValidateData) -> CheckResult:
     share = account.quarantined / account.rows_in if account.rows_in else 1.0
     promise = f"at most {bounds.max_quarantined:.0%} of the rows are quarantined here"
     passed = share <= bounds.max_quarantined
-    return Finding("quarantined_share", "data set", promise, passed, round(share, 6))
+    return CheckResult("quarantined_share", "data set", promise, passed, round(share, 6))
 
 
-def _books(accounts: Sequence[Account], quarantine: pa.Table) -> Finding:
-    faults = imbalances(accounts, quarantine)
+def _balance(accounts: Sequence[Account], rejections: Sequence[Rejection]) -> CheckResult:
+    faults = imbalances(accounts, rejections)
     promise = "in = out + quarantined + destroyed, in every stage and from stage to stage"
-    return Finding("rows_add_up", "data set", promise, not faults, len(faults), detail="; ".join(faults))
+    return CheckResult("rows_add_up", "data set", promise, not faults, len(faults), detail="; ".join(faults))
 
 
-def _describe(finding: Finding) -> str:
-    seen = "nothing to measure" if finding.observed is None else f"{finding.observed:g}"
-    named = ", ".join(finding.ids[:_NAMED_IDS]) + (" …" if len(finding.ids) > _NAMED_IDS else "")
-    detail = finding.detail or named
-    return f"{finding.name} (promised {finding.promise}; found {seen}{f': {detail}' if detail else ''})"
+def _describe(result: CheckResult) -> str:
+    seen = "nothing to measure" if result.observed is None else f"{result.observed:g}"
+    named = ", ".join(result.ids[:_NAMED_IDS]) + (" …" if len(result.ids) > _NAMED_IDS else "")
+    detail = result.detail or named
+    return f"{result.name} (promised {result.promise}; found {seen}{f': {detail}' if detail else ''})"

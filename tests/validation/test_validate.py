@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from safeclip.validation.quarantine import quarantine_table
 from tests.validation.conftest import BOUNDS, CATEGORIES, FORBIDDEN, good_rows, png
 
 
-def failed(judgement) -> set[str]:
-    return {finding.name for finding in judgement.failures}
+def failed(validation) -> set[str]:
+    return {result.name for result in validation.failures}
 
 
 def jpeg_of(image: bytes) -> bytes:
@@ -26,11 +27,11 @@ def put(rows: pd.DataFrame, index: int, column: str, value: object) -> pd.DataFr
     return rows
 
 
-def test_good_rows_pass_whole(judged, rows):
-    judgement = judged(rows)
-    assert not judgement.failures
-    assert judgement.quarantine.num_rows == 0
-    assert len(judgement.rows) == len(rows)
+def test_good_rows_pass_whole(validated, rows):
+    validation = validated(rows)
+    assert not validation.failures
+    assert len(validation.rejections) == 0
+    assert len(validation.rows) == len(rows)
 
 
 def one_colour() -> bytes:
@@ -78,21 +79,21 @@ ROW_FAULTS = [
 
 
 @pytest.mark.parametrize(("column", "value", "reason"), ROW_FAULTS)
-def test_a_bad_row_is_quarantined_with_its_reason_and_the_rest_stays(judged, rows, column, value, reason):
-    judgement = judged(put(rows, 5, column, value))
-    quarantined = judgement.quarantine.to_pylist()
+def test_a_bad_row_is_quarantined_with_its_reason_and_the_rest_stays(validated, rows, column, value, reason):
+    validation = validated(put(rows, 5, column, value))
+    quarantined = quarantine_table(validation.rejections).to_pylist()
     assert [row["id"] for row in quarantined] == ["row-0005"]
     assert quarantined[0]["stage"] == "validate_data"
     assert reason in quarantined[0]["reason"]
-    assert not judgement.failures
-    assert len(judgement.rows) == len(rows) - 1
+    assert not validation.failures
+    assert len(validation.rows) == len(rows) - 1
 
 
-def test_a_reason_never_holds_what_the_row_says(judged, rows):
-    judgement = judged(put(rows, 5, "caption_generated", "secretword " * 50))
-    assert judgement.quarantine.num_rows == 1
-    assert "secretword" not in str(judgement.quarantine.to_pylist())
-    assert "secretword" not in str(judgement.findings)
+def test_a_reason_never_holds_what_the_row_says(validated, rows):
+    validation = validated(put(rows, 5, "caption_generated", "secretword " * 50))
+    assert len(validation.rejections) == 1
+    assert "secretword" not in str(validation.rejections)
+    assert "secretword" not in str(validation.results)
 
 
 def leak_caption(rows):
@@ -164,37 +165,37 @@ DATASET_FAULTS = [
 
 
 @pytest.mark.parametrize(("break_it", "name"), DATASET_FAULTS)
-def test_a_bad_data_set_fails_by_name(judged, rows, break_it, name):
-    judgement = judged(break_it(rows))
-    assert name in failed(judgement)
-    assert name in judgement.complaint()
-    assert "\n" not in judgement.complaint()
+def test_a_bad_data_set_fails_by_name(validated, rows, break_it, name):
+    validation = validated(break_it(rows))
+    assert name in failed(validation)
+    assert name in validation.complaint()
+    assert "\n" not in validation.complaint()
 
 
-def test_a_minor_named_in_the_safe_caption_allows_no_sexual_category(judged, rows):
+def test_a_minor_named_in_the_safe_caption_allows_no_sexual_category(validated, rows):
     rows = put(rows, 4, "caption_safe", f"a {FORBIDDEN[0]} with a kettle near the castle")
     assert "sexual" in rows.at[4, "categories"]
-    assert "no_forbidden_term" in failed(judged(rows))
+    assert "no_forbidden_term" in failed(validated(rows))
 
 
-def test_too_many_quarantined_rows_fail_the_data_set(judged, rows):
+def test_too_many_quarantined_rows_fail_the_data_set(validated, rows):
     rows.loc[:9, "image_score"] = 2.0
-    assert failed(judged(rows)) == {"quarantined_share"}
+    assert failed(validated(rows)) == {"quarantined_share"}
 
 
 @pytest.mark.parametrize("column", ["caption_safe", "image_safe", "text_label"])
-def test_a_column_of_nulls_fails(judged, rows, column):
+def test_a_column_of_nulls_fails(validated, rows, column):
     rows[column] = None
-    assert {"row_count", "quarantined_share"} <= failed(judged(rows))
+    assert {"row_count", "quarantined_share"} <= failed(validated(rows))
 
 
-def test_no_rows_at_all_fail(judged):
-    judgement = judged(good_rows().iloc[:0])
-    names = failed(judgement)
+def test_no_rows_at_all_fail(validated):
+    validation = validated(good_rows().iloc[:0])
+    names = failed(validation)
     assert {"row_count", "splits", "train_unsafe_text", "quarantined_share"} <= names
     assert {f"share_of_{category}" for category in CATEGORIES} <= names
 
 
-def test_different_pictures_are_not_near_duplicates(judged, rows):
+def test_different_pictures_are_not_near_duplicates(validated, rows):
     stricter = BOUNDS.model_copy(update={"near_duplicate_levels": 20.0})
-    assert not judged(rows, stricter).failures
+    assert not validated(rows, stricter).failures
