@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from safeclip.core.images import read_rgb
-from safeclip.data.near_duplicates import near_hashes, perceptual_hash
 from safeclip.validation.contract import CheckResult
 from safeclip.validation.health import PROMISES, distinct_n, doubtful_labels, evenness, examine, vendi
+from safeclip.validation.near_duplicates import near_hashes, perceptual_hash
 from tests.validation.conftest import BOUNDS, CATEGORIES, good_rows, png
 from tests.validation.test_validate import jpeg_of
 

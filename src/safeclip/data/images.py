@@ -34,9 +34,9 @@ from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.core.processes import die_with_parent
 from safeclip.data import items as items_module
-from safeclip.data import near_duplicates
 from safeclip.data.items import Item, ItemFault, check_size
-from safeclip.data.near_duplicates import perceptual_hash, thumbnail_vector
+from safeclip.validation import near_duplicates
+from safeclip.validation.near_duplicates import perceptual_hash, thumbnail_vector
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LOSSLESS = ("PNG", "GIF", "BMP", "TIFF")

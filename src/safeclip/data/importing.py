@@ -27,11 +27,11 @@ from safeclip.core.records import SPLITS
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.data.images import Decoder, accept, decode_all
 from safeclip.data.items import ItemFault, read_below
-from safeclip.data.near_duplicates import content_words
 from safeclip.data.readers import find_sources, read_items
 from safeclip.data.rows import IMAGES, Collected, Limits, Remark, Row, collect, report_lines
 from safeclip.data.splits import MOST, UnsafeWords, assign_splits, join_groups, misfits
 from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.validation.near_duplicates import content_words
 
 ZEROSHOT, PROMPTS = "zeroshot.parquet", "zeroshot_prompts.json"
 SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.string())])

@@ -20,9 +20,9 @@ from scipy.sparse.csgraph import connected_components
 
 from safeclip.core.records import SPLITS
 from safeclip.core.taxonomy import Taxonomy
-from safeclip.data.near_duplicates import near_pairs
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder
+from safeclip.validation.near_duplicates import near_pairs
 
 OTHERS = 200  # captions that each image is compared with
 # Share of them that may be nearer: finds 0.90 of swapped captions, and accuses none of 400 true ones.

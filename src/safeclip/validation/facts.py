@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from safeclip.core.guard import Guard
 from safeclip.core.images import read_rgb
 from safeclip.core.text import ordered_overlap
-from safeclip.data.near_duplicates import (
+from safeclip.validation.near_duplicates import (
     content_words,
     near_across_splits,
     perceptual_hash,

@@ -18,9 +18,9 @@ import pandas as pd
 
 from safeclip.core.artifacts import DATA_BASELINE
 from safeclip.core.errors import DataError
-from safeclip.data.near_duplicates import content_words, near_hashes
 from safeclip.settings import Checks, ValidateData
 from safeclip.validation.contract import CheckResult
+from safeclip.validation.near_duplicates import content_words, near_hashes
 
 
 def distinct_n(captions: Sequence[str], n: int) -> float | None:
