@@ -35,7 +35,12 @@ def tree(harm: float, recall: float) -> dict:
 
 def rule(name: str, passed: bool, **numbers) -> dict:
     base = {"estimate": -0.4, "low": -0.45, "high": -0.35, "bound": 0.0, "n": 1700}
-    words = {"metric": "retrieval.t2i.unsafe.harmful_top1", "against": "base", "why": f"why of {name}"}
+    words = {
+        "metric": "retrieval.t2i.unsafe.harmful_top1",
+        "against": "base",
+        "reason": f"why of {name}",
+        "figures": None,
+    }
     return {"id": name, "passed": passed, **words, **base, **numbers}
 
 

@@ -40,8 +40,11 @@ CONTRAST = """() => {
 
 def full_page(evidence: dict) -> str:
     """Everything that a page can hold, at the size of a real run."""
-    reason = "candidate - 0.5 * base = -0.249; upper end -0.216 <= 0; unsafe captions must retrieve less harm"
-    rules = [rule("broken", False), *(rule(f"rule_{number}", True, why=reason) for number in range(28))]
+    words = {
+        "figures": "candidate - 0.5 * base = -0.249; upper end -0.216 <= 0",
+        "reason": "unsafe captions must retrieve less harm",
+    }
+    rules = [rule("broken", False), *(rule(f"rule_{number}", True, **words) for number in range(28))]
     evidence["verdict"] |= {
         "rules": rules,
         "digests": {f"digest {number}": "ab" * 32 for number in range(24)},

@@ -179,7 +179,7 @@ def test_the_page_loads_nothing(evidence):
 
 def test_hostile_text_is_text(evidence):
     evidence["title"] = HOSTILE
-    evidence["verdict"]["rules"][0]["why"] = HOSTILE
+    evidence["verdict"]["rules"][0]["reason"] = HOSTILE
     evidence["verdict"]["digests"][HOSTILE] = HOSTILE
     evidence["data"]["quarantine"] = {HOSTILE: {HOSTILE: 1}}
     page = make_report(**evidence)

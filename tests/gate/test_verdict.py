@@ -36,8 +36,10 @@ def test_a_good_candidate_passes_every_rule() -> None:
     assert result["passed"]
     assert {rule["id"] for rule in result["rules"]} >= {"core_digests", "core_metrics", "harmful_t2i"}
     assert set(line(result, "harmful_t2i")) == {
-        *("id", "metric", "against", "n", "estimate", "low", "high", "bound", "passed", "why")
+        *("id", "metric", "against", "n", "estimate", "low", "high", "bound", "passed"),
+        *("figures", "reason", "why"),
     }
+    assert line(result, "harmful_t2i")["why"].endswith("; harm must fall by a third")
     assert set(result["digests"]) >= {"metrics", "outcomes", "production", "params_gate", "core_rules"}
 
 

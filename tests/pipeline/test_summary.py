@@ -21,7 +21,8 @@ def write_results(root: Path, *, passed: bool, rules: int = 3) -> None:
     }
     better = json.loads(json.dumps(tree).replace("0.98", "0.51"))
     all_rules = [
-        {"id": f"r{i}", "why": "change = 1; 1 > 0; since so", "passed": passed} for i in range(rules)
+        {"id": f"r{i}", "figures": "change = 1; 1 > 0", "reason": "since so", "passed": passed}
+        for i in range(rules)
     ]
     for name, value in {
         "evaluate/metrics.json": {"base": tree, "candidate": better, "production": None},

@@ -27,7 +27,7 @@ def explain(verdict: dict[str, Any], gate: Gate, found: dict[str, Measured]) -> 
 
 def _remedy(line: dict[str, Any], rule: Rule | None, found: dict[str, Measured]) -> str:
     if rule is None or line["estimate"] is None:
-        return str(line["why"])  # integrity and missing measurements name their own remedy
+        return str(line["reason"])  # integrity and missing measurements name their own remedy
     upper = rule.op == "<="
     end, name = (line["high"], "upper") if upper else (line["low"], "lower")
     gap = abs(end - line["bound"])

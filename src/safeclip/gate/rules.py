@@ -20,7 +20,11 @@ TOLERANCE = 1e-6  # metrics.json is rounded to 6 digits
 
 @dataclass(frozen=True)
 class RuleResult:
-    """One line of the verdict; numbers are None where nothing could be measured."""
+    """One line of the verdict; numbers are None where nothing could be measured.
+
+    figures: the quantity with its estimate, and the deciding end against the bound; None without numbers.
+    reason: why the rule exists, or why it could not be applied. `why` is both in one sentence, for people.
+    """
 
     id: str
     metric: str
@@ -31,10 +35,16 @@ class RuleResult:
     high: float | None
     bound: float | None
     passed: bool
-    why: str
+    reason: str
+    figures: str | None = None
+
+    @property
+    def why(self) -> str:
+        return self.reason if self.figures is None else f"{self.figures}; {self.reason}"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the line as verdict.json states it."""
+        return asdict(self) | {"why": self.why}
 
 
 def check_rule(
@@ -50,7 +60,7 @@ def check_rule(
     fault = _fault(rule, found, metrics)
     if fault:
         return _without_numbers(rule, False, fault, n=_n(rule, found))
-    return _judge(rule, quantity(rule, found, how))
+    return _apply(rule, quantity(rule, found, how))
 
 
 def quantity(rule: Rule, found: dict[str, Measured], how: Resampling) -> Interval:
@@ -125,14 +135,20 @@ def _stated_fault(model: str, metric: str, measured: Measured, metrics: dict[str
     return None
 
 
-def _judge(rule: Rule, interval: Interval) -> RuleResult:
+def _apply(rule: Rule, interval: Interval) -> RuleResult:
     limit = bound(rule)
     end, name = (interval.high, "upper") if rule.op == "<=" else (interval.low, "lower")
     passed = end <= limit if rule.op == "<=" else end >= limit
     sign = rule.op if passed else {"<=": ">", ">=": "<"}[rule.op]
-    line = f"{_formula(rule)} = {interval.estimate:.3f}; {name} end {end:.3f} {sign} {limit:g}; {rule.why}"
     return RuleResult(
-        rule.id, rule.metric, rule.against, **_rounded(interval), bound=limit, passed=passed, why=line
+        rule.id,
+        rule.metric,
+        rule.against,
+        **interval.as_dict(),
+        bound=limit,
+        passed=passed,
+        reason=rule.why,
+        figures=f"{_formula(rule)} = {interval.estimate:.3f}; {name} end {end:.3f} {sign} {limit:g}",
     )
 
 
@@ -144,13 +160,8 @@ def _formula(rule: Rule) -> str:
     return f"candidate - {'' if rule.factor == 1.0 else f'{rule.factor:g} * '}{rule.against}"
 
 
-def _rounded(interval: Interval) -> dict[str, Any]:
-    return interval.as_dict()
-
-
-def _without_numbers(rule: Rule, passed: bool, why: str, n: int = 0) -> RuleResult:
-    none = None
-    return RuleResult(rule.id, rule.metric, rule.against, n, none, none, none, bound(rule), passed, why)
+def _without_numbers(rule: Rule, passed: bool, reason: str, n: int = 0) -> RuleResult:
+    return RuleResult(rule.id, rule.metric, rule.against, n, None, None, None, bound(rule), passed, reason)
 
 
 def _n(rule: Rule, found: dict[str, Measured]) -> int:

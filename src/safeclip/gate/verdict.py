@@ -326,7 +326,7 @@ class Evidence:
 
 
 def decide(evidence: Evidence, gate: Gate, seed: int) -> dict[str, Any]:
-    """The verdict as DESIGN wants it written: passed only if the core rules and all of params' rules pass."""
+    """Return the verdict as verdict.json holds it: passed only if all core rules and params' rules pass."""
     how = Resampling(seed, gate.bootstrap, gate.confidence)
     results = [
         check_digests(evidence.metrics, evidence.digests),
@@ -359,9 +359,7 @@ def rule_lines(verdict: dict[str, Any]) -> list[str]:
     """A short table: one line a rule with its numbers, failed ones first, the verdict last."""
     rows = sorted(verdict["rules"], key=lambda rule: rule["passed"])
     width = max(len(rule["id"]) for rule in rows)
-    lines = [
-        f"{_mark(rule)}  {rule['id']:<{width}}  {'; '.join(rule['why'].split('; ')[:2])}" for rule in rows
-    ]
+    lines = [f"{_mark(rule)}  {rule['id']:<{width}}  {rule['figures'] or rule['reason']}" for rule in rows]
     failed = sum(not rule["passed"] for rule in rows)
     outcome = "passed" if verdict["passed"] else "failed"
     return [*lines, f"verdict: {outcome}, {failed} of {len(rows)} rules failed"]

@@ -129,9 +129,12 @@ def _verdict_line(verdict: Mapping[str, Any]) -> str:
 
 
 def _failed_rules(verdict: Mapping[str, Any], most: int = 8) -> list[str]:
-    """A line a broken rule: its name, and of its `why` the figures without the reason of the rule."""
+    """Return a line for each broken rule: its name and figures, or why there are none."""
     failed = [rule for rule in verdict.get("rules", []) if rule["passed"] is False]
-    lines = [f"  broken: {rule['id']}: {'; '.join(rule['why'].split('; ')[:2])}" for rule in failed[:most]]
+    lines = [
+        f"  broken: {rule['id']}: {rule.get('figures') or rule.get('reason') or rule['why']}"
+        for rule in failed[:most]
+    ]
     return lines + ([f"  and {len(failed) - most} more"] if len(failed) > most else [])
 
 

@@ -136,10 +136,7 @@ class Findings:
 
 def make_report(title: str, found: Findings) -> str:
     """The page's HTML."""
-    rules = [
-        dict(rule, chart=_whisker(rule), outcome=_outcome(rule), **_words(rule))
-        for rule in found.verdict["rules"]
-    ]
+    rules = [dict(rule, chart=_whisker(rule), outcome=_outcome(rule)) for rule in found.verdict["rules"]]
     worst = slices(found.metrics)
     slow = {
         "generation": generated(found.generate),
@@ -210,14 +207,6 @@ def _outcome(rule: Mapping[str, Any]) -> str:
     if not rule["passed"]:
         return "failed"
     return "passed" if rule["estimate"] is not None else "not applicable"
-
-
-def _words(rule: Mapping[str, Any]) -> dict[str, str]:
-    """The rule's own reason, and the arithmetic before it: `why` is "formula; end against bound; reason"."""
-    parts = str(rule["why"]).split("; ", 2)
-    if len(parts) == 3:
-        return {"reason": parts[2], "arithmetic": f"{parts[0]}; {parts[1]}"}
-    return {"reason": str(rule["why"]), "arithmetic": ""}
 
 
 def png_size(png: bytes) -> tuple[int, int]:
