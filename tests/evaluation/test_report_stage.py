@@ -37,6 +37,7 @@ def results(evidence, tmp_path, monkeypatch) -> Path:
     }
     row |= {"image_safe": picture(), "image_generated": picture(), "concept": "hate"}
     write_table(Path("results/validate_data/dataset/test-00000.parquet"), [row], QUADRUPLETS)
+    Path("release").mkdir(exist_ok=True)
     Path("release/production.json").write_text('{"assigned": false}')
     Path("results/finetune").mkdir()
     with Path("results/finetune/history.csv").open("w", newline="") as file:

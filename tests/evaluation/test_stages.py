@@ -68,6 +68,7 @@ def _write_inputs(root: Path) -> None:
     pq.write_table(pa.Table.from_pylist(pictures, schema=ZEROSHOT), root / "data" / "zeroshot.parquet")
     (root / "data" / "zeroshot_prompts.json").write_text('{"templates": ["a {}"]}')
     shutil.copyfile(PROJECT / "data" / "taxonomy.yaml", root / "data" / "taxonomy.yaml")
+    (root / "release").mkdir(exist_ok=True)
     (root / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
 
 

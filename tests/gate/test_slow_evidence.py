@@ -86,6 +86,7 @@ def write_stage(root: Path, stage: str, shares: dict[str, tuple[float, float]], 
 def root(tmp_path: Path) -> Path:
     (tmp_path / "results/finetune").mkdir(parents=True)
     (tmp_path / "results/finetune/adapter.safetensors").write_text("factors")
+    (tmp_path / "release").mkdir(exist_ok=True)
     (tmp_path / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
     write_stage(tmp_path, "evaluate", {name: parts[:2] for name, parts in GOOD.items()})
     write_stage(tmp_path, "red_team", {"red_team.leetspeak.success": (0.1, 0.5)})
@@ -234,6 +235,7 @@ def test_what_the_stages_write_is_what_the_gate_computes(
     settings = Settings.model_validate({"red_team": small | {"scenes": 20}, "audit": small})
     red_team(settings)
     audit(settings)
+    (tmp_path / "release").mkdir(exist_ok=True)
     (tmp_path / "release/production.json").write_text('{"assigned": false, "version": null, "digests": {}}')
     write_stage(tmp_path, "evaluate", {name: parts[:2] for name, parts in GOOD.items()})
     stated = json.loads(Path("results/audit/metrics.json").read_text())["digests"]

@@ -140,11 +140,12 @@ def _apply(rule: Rule, interval: Interval) -> RuleResult:
     end, name = (interval.high, "upper") if rule.op == "<=" else (interval.low, "lower")
     passed = end <= limit if rule.op == "<=" else end >= limit
     sign = rule.op if passed else {"<=": ">", ">=": "<"}[rule.op]
+    numbers: dict[str, Any] = interval.as_dict()
     return RuleResult(
         rule.id,
         rule.metric,
         rule.against,
-        **interval.as_dict(),
+        **numbers,
         bound=limit,
         passed=passed,
         reason=rule.why,
