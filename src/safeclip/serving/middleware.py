@@ -1,6 +1,6 @@
 """Middleware in front of every route: bearer tokens, and limits on requests before anything is parsed.
 
-Also reads what the operator sets in the environment (docs/service.md).
+Also reads what the operator sets in the environment (docs/guide/service.md).
 """
 
 from __future__ import annotations
