@@ -13,11 +13,11 @@ from ruamel.yaml import YAML
 
 from safeclip.core.errors import DataError
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
-from safeclip.settings import DataCheck, Settings
+from safeclip.settings import Check, Settings
 from safeclip.stages.validate_data import validate_data
 from tests.validation.conftest import BOUNDS, CATEGORIES
 
-CHECKS = BOUNDS.checks.model_copy(update={"min_vendi_share": DataCheck(bound=0.05, on_fail="stop")})
+CHECKS = BOUNDS.checks.model_copy(update={"min_vendi_share": Check(bound=0.05, on_fail="stop")})
 SETTINGS = Settings(validate_data=BOUNDS.model_copy(update={"checks": CHECKS}))
 
 
@@ -122,7 +122,7 @@ def test_a_check_warns_or_stops_as_params_say(project, capsys):
     page = (out / "index.html").read_text()
     assert "<h2>Warnings</h2>" in page
     assert "The data meets its contract" in page
-    strict = CHECKS.model_copy(update={"max_repeated_captions": DataCheck(bound=0.05, on_fail="stop")})
+    strict = CHECKS.model_copy(update={"max_repeated_captions": Check(bound=0.05, on_fail="stop")})
     with pytest.raises(DataError, match="stops the chain: repeated_captions"):
         validate_data(Settings(validate_data=BOUNDS.model_copy(update={"checks": strict})))
 
