@@ -48,7 +48,7 @@ def test_the_distance_does_not_depend_on_the_order_of_a_set() -> None:
 
 @pytest.mark.parametrize("held", ["{", "[]", '{"states": 3}', '{"states": {"a": "b"}}'])
 def test_a_broken_baseline_is_named(tmp_path: Path, held: str) -> None:
-    path = tmp_path / "release/data_baseline.json"
+    path = tmp_path / "data_baseline.json"
     path.write_text(held)
     with pytest.raises(DataError, match=r"data_baseline\.json: not readable") as error:
         read_baseline(path)
@@ -56,7 +56,7 @@ def test_a_broken_baseline_is_named(tmp_path: Path, held: str) -> None:
 
 
 def test_nothing_accepted_yet_is_an_empty_file(tmp_path: Path) -> None:
-    path = tmp_path / "release/data_baseline.json"
+    path = tmp_path / "data_baseline.json"
     path.write_text("{}")
     assert read_baseline(path) == {}
 

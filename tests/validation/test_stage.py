@@ -34,6 +34,7 @@ def taxonomy() -> dict:
 def project(tmp_path, monkeypatch, rows):
     """Results of the stages before, of 75 rows: one destroyed, two quarantined by each of two stages."""
     monkeypatch.chdir(tmp_path)
+    Path("release").mkdir()
     lay_out(rows)
     source = Path(__file__).parents[2] / "data/taxonomy.yaml"
     Path("data").mkdir()
@@ -69,6 +70,7 @@ def leave(folder: Path, counts: dict, ids: list[str]) -> None:
 
 def test_outputs_hold_every_row_of_the_chain(project, rows):
     rows.loc[3, "text_score"] = -1.0
+    Path("release").mkdir()
     lay_out(rows)
     validate_data(SETTINGS)
     out = Path("results/validate_data")
@@ -104,6 +106,7 @@ def test_two_runs_write_the_same_bytes(project):
 
 def test_a_bad_data_set_leaves_a_log_and_no_output(project, rows):
     rows["text_label"] = "safe"
+    Path("release").mkdir()
     lay_out(rows)
     with pytest.raises(DataError, match="stops the chain: train_unsafe_text") as error:
         validate_data(SETTINGS)

@@ -25,6 +25,7 @@ def accept(options: argparse.Namespace) -> int:
 
     from safeclip.core.artifacts import DATA_BASELINE
     from safeclip.core.errors import DataError
+    from safeclip.core.files import write_text
     from safeclip.pipeline.graph import project_root
     from safeclip.validation.health import distributions
 
@@ -34,8 +35,6 @@ def accept(options: argparse.Namespace) -> int:
         accepted = distributions(summary)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{SUMMARY}: not readable ({error!r}); run the stage validate_data") from None
-    partial = root / f".{DATA_BASELINE.name}.partial"
-    partial.write_text(json.dumps(accepted, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(root / DATA_BASELINE)
+    write_text(root / DATA_BASELINE, json.dumps(accepted, indent=1, sort_keys=True) + "\n")
     print(f"{DATA_BASELINE}: {sum(summary['splits'].values())} rows accepted; commit it")
     return 0
