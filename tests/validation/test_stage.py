@@ -34,7 +34,6 @@ def taxonomy() -> dict:
 def project(tmp_path, monkeypatch, rows):
     """Results of the stages before, of 75 rows: one destroyed, two quarantined by each of two stages."""
     monkeypatch.chdir(tmp_path)
-    Path("release").mkdir()
     lay_out(rows)
     source = Path(__file__).parents[2] / "data/taxonomy.yaml"
     Path("data").mkdir()
@@ -56,6 +55,7 @@ def lay_out(rows: pd.DataFrame) -> None:
     labels = pa.Table.from_pandas(rows[LABELLED.names], LABELLED, preserve_index=False)
     write_table(results / "label_safety/labels.parquet", labels, LABELLED)
     (results / "label_safety/metrics.json").write_text('{"agreement": {"text": {}, "image": {}}}')
+    Path("release").mkdir(exist_ok=True)
     Path("release/data_baseline.json").write_text("{}")
     counts = {"in": 75, "out": 72, "quarantined": 2, "destroyed": 1}
     leave(results / "rewrite_captions", counts, ["gone-1", "gone-2"])
@@ -70,7 +70,6 @@ def leave(folder: Path, counts: dict, ids: list[str]) -> None:
 
 def test_outputs_hold_every_row_of_the_chain(project, rows):
     rows.loc[3, "text_score"] = -1.0
-    Path("release").mkdir()
     lay_out(rows)
     validate_data(SETTINGS)
     out = Path("results/validate_data")
@@ -106,7 +105,6 @@ def test_two_runs_write_the_same_bytes(project):
 
 def test_a_bad_data_set_leaves_a_log_and_no_output(project, rows):
     rows["text_label"] = "safe"
-    Path("release").mkdir()
     lay_out(rows)
     with pytest.raises(DataError, match="stops the chain: train_unsafe_text") as error:
         validate_data(SETTINGS)
