@@ -32,6 +32,7 @@ import torch
 from training_runs import Judge, Score, Splits, scaled, trained
 
 from picturebook.fresh_scenes import fresh_scenes, fresh_zeroshot
+from safeclip.core.device import default_device, resolve_setting
 from safeclip.core.errors import SafeclipError
 from safeclip.core.records import TRUTH, read_dataset, read_table
 from safeclip.encoders.load import load_encoder
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings an objective (default: 3)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = load_settings(Path("params.yaml"))
+    settings = resolve_setting(load_settings(), "finetune", "precision", default_device())
     data = Path(settings.data.path)
     recipe = settings.finetune.model_copy(update={"steps": options.steps or settings.finetune.steps})
     budget = {} if options.quick else {"steps": recipe.steps, "seeds": options.seeds}

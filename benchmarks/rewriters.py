@@ -38,13 +38,14 @@ from torchmetrics.functional.text import bleu_score
 
 from picturebook.lexicon import find_entries
 from safeclip.core.checkpoints import Scratch
+from safeclip.core.device import default_device, resolve_setting
 from safeclip.core.guard import load_guard
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.core.text import ordered_overlap
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
-from safeclip.settings import Preference, RewriteCaptions
-from safeclip.stages.tune_rewriter import Settings, learn_preferences, rank_rewrites
+from safeclip.settings import Preference, Settings, load_settings
+from safeclip.stages.tune_rewriter import learn_preferences, rank_rewrites
 from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.concepts import draw_concepts, nearness
@@ -77,7 +78,8 @@ def main() -> None:
     if not (TUNED / "adapter").exists():
         print("NOT RUN: no results/tune_rewriter; `make run` tunes the rewriter")
         return
-    settings = Settings.model_validate(YAML(typ="safe").load(Path("params.yaml").read_text(encoding="utf-8")))
+    settings = resolve_setting(load_settings(), "tune_rewriter", "dtype", default_device())
+    settings = resolve_setting(settings, "rewrite_captions", "dtype", "cpu")
     encoder = load_encoder("data/base_encoder")
     requests = held_out(encoder, 64 if options.quick else 384)
     WORK.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,7 @@ def measure(
     settings: Settings, encoder: Encoder, adapter: Path, requests: Sequence[RewriteRequest]
 ) -> dict[str, Any]:
     """All figures of one rewriter."""
-    base, drawing = model_folder(settings.tune_rewriter.model), RewriteCaptions()
+    base, drawing = model_folder(settings.tune_rewriter.model), settings.rewrite_captions
     outcomes, _ = draw_rewrites(base, adapter, requests, drawing, load_guard(), seed=settings.seed)
     pairs = [
         (request, outcome.text) for request, outcome in zip(requests, outcomes, strict=True) if outcome.text

@@ -28,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from safeclip.core.device import resolve_setting
 from safeclip.core.guard import load_guard
 from safeclip.core.records import CAPTIONS, write_table
 from safeclip.core.taxonomy import load_taxonomy
@@ -94,7 +95,7 @@ def engines(single: int, batch: int) -> dict[str, object]:
     if not ADAPTER.exists():
         print("NOT RUN: no results/tune_rewriter; `make run` tunes the rewriter")
         return {}
-    settings = load_settings().rewrite_captions
+    settings = resolve_setting(load_settings(), "rewrite_captions", "dtype", "cpu").rewrite_captions
     with ExitStack() as open_servers:
         in_process = open_servers.enter_context(rewriter("transformers", settings))
         sides = {"single": (in_process, single, 1), "batched": (in_process, batch, batch)}

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.text_tower import accept_cut_text
-from safeclip.settings import Finetune, Lora
+from safeclip.settings import Lora, load_settings
 from safeclip.training.rows import Rows
 from safeclip.training.step import Student, embed_rows
 
@@ -93,14 +93,16 @@ def _captions(encoder: Encoder, count: int, generator: torch.Generator) -> Tenso
 
 def our_step(encoder: Encoder, rows: Rows, precision: str = "bfloat16") -> Callable[[], dict[str, float]]:
     """Return our step on all rows; each call takes the next one and returns its losses."""
-    recipe = Finetune(
-        objective="safe_clip",
-        lora=Lora(rank=RANK, alpha=RANK, query=False),
-        steps=1_000_000,
-        warmup_steps=0,
-        batch_size=len(rows),
-        learning_rate=LEARNING_RATE,
-        precision=precision,
+    recipe = load_settings(Path(__file__).parents[1] / "params.yaml").finetune.model_copy(
+        update={
+            "objective": "safe_clip",
+            "lora": Lora(rank=RANK, alpha=RANK, query=False, tokens=True),
+            "steps": 1_000_000,
+            "warmup_steps": 0,
+            "batch_size": len(rows),
+            "learning_rate": LEARNING_RATE,
+            "precision": precision,
+        }
     )
     student, everything = Student(encoder, recipe, seed=0), torch.arange(len(rows))
     return lambda: student.train_step(rows, everything, step=0)

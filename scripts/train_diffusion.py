@@ -90,7 +90,16 @@ def measure(out: Path, judge: GlyphClassifier, *, seed: int, scenes: int) -> dic
     rng = np.random.default_rng(seed)
     asked = [single_scene(rng) for _ in range(scenes)]
     engine = DiffusersEngine(
-        Diffusers(model=str(out), steps=SAMPLING_STEPS, guidance=GUIDANCE, batch_size=32),
+        Diffusers(
+            model=str(out),
+            dtype="float32",
+            scheduler="own",
+            steps=SAMPLING_STEPS,
+            guidance=GUIDANCE,
+            batch_size=32,
+            compile=False,
+            long_captions="quarantine",
+        ),
         IMAGE_SIZE,
         seed=seed,
     )

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+from safeclip.core.artifacts import SCHEMA
 from safeclip.core.errors import SettingsError
-from safeclip.settings import Settings, load_settings
+from safeclip.settings import load_settings, schema
+from tests.support.params import make_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    """Dotted names of every setting of a section."""
-    found = set()
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found |= keys(inner, f"{prefix}{name}.")
-        else:
-            found.add(prefix + name)
-    return found
-
-
-def written(tree: dict, prefix: str = "") -> set[str]:
-    """Dotted names of every value of a YAML tree, except below keys that hold free mappings."""
-    found = set()
-    for name, value in tree.items():
-        nested = isinstance(value, dict) and f"{prefix}{name}" not in keys(Settings)
-        found |= written(value, f"{prefix}{name}.") if nested else {prefix + name}
-    return found
-
-
-def test_params_yaml_is_valid_and_lists_every_setting() -> None:
+def test_params_yaml_is_valid() -> None:
     load_settings(ROOT / "params.yaml")
-    assert written(YAML(typ="safe").load(ROOT / "params.yaml")) == keys(Settings)
+
+
+def test_the_committed_schema_is_the_models_and_params_yaml_names_it() -> None:
+    first = (ROOT / "params.yaml").read_text().splitlines()[0]
+    assert first == f"# yaml-language-server: $schema={SCHEMA}"
+    assert (ROOT / SCHEMA).read_text() == schema(), "run `python -m safeclip.settings`"
 
 
 def test_settings_cannot_be_changed_after_loading() -> None:
@@ -62,19 +49,46 @@ def test_settings_cannot_be_changed_after_loading() -> None:
             "gate: {rules: [{id: a, metric: m, op: '<=', why: because it must hold}]}\n",
             ["gate.rules.0", "value"],
         ),
+        ('finetune: {steps: "7"}\n', ["`finetune.steps`", "'7'", "integer"]),
+        ('finetune: {compile: "yes"}\n', ["`finetune.compile`", "'yes'", "boolean"]),
+        ('finetune: {learning_rate: "1"}\n', ["`finetune.learning_rate`", "'1'", "number"]),
         ("- a\n- b\n", ["must hold sections"]),
         ("seed: [1\n", ["not valid YAML"]),
         ("seed: 1\nseed: 2\n", ["not valid YAML"]),
     ],
 )
 def test_a_fault_is_one_line_that_names_it(tmp_path: Path, text: str, named: list[str]) -> None:
-    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "params.yaml").write_text(text if text.startswith(("-", "seed")) else merged(text))
     with pytest.raises(SettingsError) as caught:
         load_settings(tmp_path / "params.yaml")
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for part in ["params.yaml", *named]:
         assert part in message
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    del params["finetune"]["steps"]
+    (tmp_path / "params.yaml").write_text(json.dumps(params))
+    with pytest.raises(SettingsError, match=r"`finetune\.steps` is missing"):
+        load_settings(tmp_path / "params.yaml")
+
+
+def test_a_whole_number_is_a_number_and_a_list_is_a_tuple() -> None:
+    settings = make_settings(finetune={"learning_rate": 1}, gate={"rules": []})
+    assert settings.finetune.learning_rate == 1.0
+    assert settings.gate.rules == ()
+
+
+def merged(text: str) -> str:
+    """params.yaml with one section's keys of `text` replaced or added."""
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    for section, values in YAML(typ="safe").load(text).items():
+        params[section] = {**params.get(section, {}), **values}
+    stream = StringIO()
+    YAML(typ="safe").dump(params, stream)
+    return stream.getvalue()
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:

@@ -135,8 +135,10 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME", help="a stage of dvc.yaml (`safeclip status` lists them)")
     one.add_argument("--force", action="store_true", help="run it even if it is up to date")
     add(status, "which stages are stale, and why", "safeclip status")
-    chosen = add(profile, "write a profile's values into params.yaml", "safeclip profile full")
-    chosen.add_argument("name", metavar="NAME", help="a file of params/: `default` or `full`")
+    chosen = add(profile, "write the values of params/NAME.yaml into params.yaml", "safeclip profile full")
+    chosen.add_argument(
+        "name", metavar="NAME", help="a file of params/, such as `full`; `git checkout params.yaml` goes back"
+    )
     verdict = add(gate, "compute the verdict again, from the outcomes", "safeclip gate --explain")
     verdict.add_argument("--explain", action="store_true", help="what each failed rule would need to pass")
     page = add(report, "print the path of the reviewer's page", "safeclip report --open")

@@ -1,131 +1,83 @@
-"""params.yaml as typed, frozen models: one file a section, one section a stage, named after it.
+"""params.yaml as typed, frozen models: one class a section, named after the stage that reads it.
 
-A stage imports its own section alone, so that a change to another section's code does not make it stale.
+Values and what they mean stand in params.yaml alone; no field that it shows has a default here. A field
+with a default is an option that an entry of a list (a labeller, an attack, a rule) may leave out.
+`python -m safeclip.settings` writes params/schema.json, from which editors complete params.yaml.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from safeclip.core.artifacts import PARAMS, SCHEMA
 from safeclip.core.errors import SettingsError
-
-# What every section of params.yaml is built from, and how a fault in the file is told in one line.
-
+from safeclip.core.files import write_text
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
+Confidence = Annotated[float, Field(gt=0.5, lt=1.0)]
+Resamples = Annotated[int, Field(ge=100)]
+# YAML has lists where a frozen model has tuples
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """A frozen section; unknown keys are errors, numbers are not read from strings."""
+    """A frozen section. Unknown keys are errors; numbers and booleans are not read from strings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
-
-
-Loaded = TypeVar("Loaded", bound=Section)
-
-
-def load(kind: type[Loaded], path: Path) -> Loaded:
-    """Read and check a settings file as `kind`; a `SettingsError` of one line names the first fault."""
-    try:
-        return kind.model_validate(_read(path))
-    except ValidationError as error:
-        raise SettingsError(f"{path}: {_first_fault(error)}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"{path}: no such file; run from the project's root") from None
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        first = str(error).splitlines()[0]
-        raise SettingsError(f"{path}: not valid YAML ({first}); mend the file") from None
-    if not isinstance(raw, dict):
-        raise SettingsError(f"{path}: must hold sections such as `finetune:`; found {type(raw).__name__}")
-    return raw
-
-
-def _first_fault(error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key `{key}`; remove it or check its spelling"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"`{key}` = {fault['input']!r}: {message}"
-
-
-# What every stage reads of params.yaml beside its own section.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Compute(Section):
     """How work is spread. `threads` is part of the result (sums change order), `workers` is not."""
 
-    threads: Positive = 1  # torch threads a process
-    workers: Positive = 2  # processes that share the micro-batches of synthesis
+    threads: Positive
+    workers: Positive
 
 
 class Data(Section):
-    """What enters: the folder that data.dvc versions, and how many rows of each split are used."""
+    """The data folder, and how many rows of each split are used."""
 
-    path: str = "data"
-    train: Positive = 850
-    val: Positive = 180
-    test: Positive = 2230
-
-
-class StageSettings(Section):
-    """Base of a stage's settings: the stage adds its own section, the others are not looked at."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    seed: Count = 2311
-    compute: Compute = Compute()
-    data: Data = Data()
-
-
-# The section `tune_rewriter` of params.yaml.
+    path: str
+    train: Positive
+    val: Positive
+    test: Positive
 
 
 class Preference(Section):
     """DPO after SFT: rewrites are drawn from the tuned model, ranked by a reward, learned from in pairs."""
 
-    captions: Positive = 300  # safe captions of the train split
-    draws: Annotated[int, Field(ge=2)] = 6  # rewrites drawn for each
-    temperature: Rate = 1.0  # of these draws
-    margin: Share = 0.4  # of reward between the better and the worse rewrite
-    beta: Rate = 0.1  # how dear it is to leave what SFT learned
-    sft_weight: Weight = 0.2  # of the better rewrite's own likelihood in the loss
-    epochs: Positive = 1
-    batch_size: Positive = 8
-    learning_rate: Rate = 3e-4
+    captions: Positive
+    draws: Annotated[int, Field(ge=2)]
+    temperature: Rate
+    margin: Share
+    beta: Rate
+    sft_weight: Weight
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
 
 
 class TuneRewriter(Section):
     """LoRA SFT of the rewriter on the curated pairs, then DPO where `preference` says how."""
 
-    model: str = "smollm2-135m"  # or a transformers name or folder
-    lora_rank: Positive = 16
-    lora_alpha: Positive = 32
-    epochs: Positive = 3
-    batch_size: Positive = 10
-    learning_rate: Rate = 1e-3
-    warmup_steps: Count = 3
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the frozen weights; the adapter is float32
-    preference: Preference | None = None
-
-
-# A vLLM server as the sections that can use one describe it.
+    model: str
+    lora_rank: Positive
+    lora_alpha: Positive
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    warmup_steps: Count
+    dtype: Literal["auto", "float32", "bfloat16"]
+    preference: Preference | None
 
 
 class Vllm(Section):
@@ -135,73 +87,68 @@ class Vllm(Section):
     must serve `model`; its key is read from SAFECLIP_VLLM_API_KEY.
     """
 
-    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
-    model: str = "rewriter"  # the name under which the model is served
-    environment: str = ".venv-vllm"  # made by `make vllm`
-    arguments: tuple[str, ...] = ()  # further ones of the server that is started
-    start_seconds: Rate = 600.0  # to load the model
-    max_concurrency: Positive = 64  # requests under way at once, a worker
-    request_timeout_s: Rate = 120.0  # in which some request must be answered
-    max_attempts: Positive = 5  # a request
+    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")]
+    model: str
+    environment: str
+    arguments: Strings
+    start_seconds: Rate
+    max_concurrency: Positive
+    request_timeout_s: Rate
+    max_attempts: Positive
 
 
-# The section `rewrite_captions` of params.yaml.
+class Drawing(Section):
+    """How answers are drawn from a language model in this process."""
+
+    batch_size: Positive
+    max_new_tokens: Positive
+    temperature: Rate
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)]
+    dtype: Literal["auto", "float32", "bfloat16"]
 
 
-class RewriteCaptions(Section):
+class RewriteCaptions(Drawing):
     """Safe caption + sampled concept -> unsafe caption."""
 
-    engine: Literal["transformers", "vllm"] = "transformers"
-    batch_size: Positive = 64  # rows a micro-batch; part of the data (floating point differs by batch)
-    max_new_tokens: Positive = 24
-    temperature: Rate = 0.7
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    nearest_concepts: Positive = 50  # candidates under the base encoder
-    category_balance: Share = 0.0  # share of rows that draw a category first; the others draw a phrase
-    vllm: Vllm = Vllm()
-    max_dropped_share: Share = 0.2  # larger share of quarantined and destroyed rows stops the stage
-
-
-# A text-to-image pipeline of diffusers and how it is run; part of `render_images` and of `generate`.
+    engine: Literal["transformers", "vllm"]
+    nearest_concepts: Positive
+    category_balance: Share
+    vllm: Vllm
+    max_dropped_share: Share
 
 
 class Diffusers(Section):
     """A text-to-image pipeline of diffusers and how it is run."""
 
-    model: str = "data/diffusion"  # a folder in diffusers' format, or a name on the hub
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    scheduler: Literal["own", "ddim", "euler", "dpmsolver", "unipc"] = "own"  # own: the pipeline's
-    steps: Positive = 20
-    guidance: Weight = 5.0
-    batch_size: Positive = 8  # rows a micro-batch; halved where memory does not suffice
-    compile: bool = False  # torch.compile of the denoiser
-    long_captions: Literal["quarantine", "truncate"] = "quarantine"  # longer than the text encoder reads
-
-
-# The section `render_images` of params.yaml.
+    model: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+    scheduler: Literal["own", "ddim", "euler", "dpmsolver", "unipc"]
+    steps: Positive
+    guidance: Weight
+    batch_size: Positive
+    compile: bool
+    long_captions: Literal["quarantine", "truncate"]
 
 
 class RenderImages(Section):
     """Unsafe caption -> image."""
 
-    engine: Literal["picturebook", "diffusers"] = "picturebook"
-    image_size: Positive = 64
-    misrender: Share = 0.1  # picturebook: share of generated pictures that miss what the caption asks
-    shard_rows: Positive = 1000
-    max_dropped_share: Share = 0.2  # larger share of quarantined rows stops the stage
-    diffusers: Diffusers = Diffusers()
-
-
-# The section `label_safety` of params.yaml.
+    engine: Literal["picturebook", "diffusers"]
+    image_size: Positive
+    misrender: Share
+    shard_rows: Positive
+    max_dropped_share: Share
+    diffusers: Diffusers
 
 
 class _Labeller(Section):
     """How every labeller comes to its threshold."""
 
-    threshold: Share | None = None  # fixed; by recall if null
-    recall: Share = 0.97  # of the unsafe items of the calibration set that the threshold must find
-    votes: bool = True  # False: scored and compared with the others, without a say
+    recall: Share
+    # a fixed threshold; without, `recall` decides
+    threshold: Share | None = None
+    # False: scored and compared with the others, without a say
+    votes: bool = True
 
 
 class Ngrams(_Labeller):
@@ -214,35 +161,48 @@ class TextClassifier(_Labeller):
     """A transformers sequence classifier."""
 
     kind: Literal["classifier"]
-    model: str  # name or folder
-    unsafe: tuple[str, ...] = ("unsafe",)  # the classes that count as unsafe, by name
+    model: str
+    # names of the classes that count as unsafe
+    unsafe: Strings = ("unsafe",)
     batch_size: Positive = 32
 
 
 class LlmVllm(Vllm):
-    """As of rewrite_captions; `model` is the name under which a started server serves the labeller."""
+    """As `rewrite_captions.vllm`; `model` is the name under which a started server serves the labeller."""
 
+    # an option of an entry in `label_safety.text`, so every key may be left out
+    url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
     model: str = "labeller"
+    environment: str = ".venv-vllm"
+    arguments: Strings = ()
+    start_seconds: Rate = 600.0
+    max_concurrency: Positive = 64
+    request_timeout_s: Rate = 120.0
+    max_attempts: Positive = 5
 
 
 class Llm(_Labeller):
     """A language model that is asked yes or no."""
 
     kind: Literal["llm"]
-    model: str = "smollm2-135m"  # or a transformers name or folder
+    # smollm2-135m, or a transformers name or folder
+    model: str = "smollm2-135m"
     engine: Literal["transformers", "vllm"] = "transformers"
     vllm: LlmVllm = LlmVllm()
-    max_dropped_share: Share = 0.02  # larger share of captions without an answer stops the stage
+    # a larger share of captions without an answer stops the stage
+    max_dropped_share: Share = 0.02
     batch_size: Positive = 32
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class CustomLabeller(_Labeller):
     """Any other labeller: a class, called as `Class(data_folder, **options)`, that has `score(items)`."""
 
     kind: Literal["custom"]
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # in metrics.json
-    labeller: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]  # import path, `package.module:Class`
+    # in metrics.json
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    # import path, `package.module:Class`
+    labeller: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -250,30 +210,35 @@ class Glyphs(_Labeller):
     """The picture book's own classifier: which of its glyphs a picture shows."""
 
     kind: Literal["glyphs"]
-    model: str | None = None  # a file; glyph_classifier.safetensors of the data folder if null
+    # a file; glyph_classifier.safetensors of the data folder if null
+    model: str | None = None
 
 
 class ClipPrompts(_Labeller):
     """A frozen CLIP between safe and unsafe prompts, as Q16 has them."""
 
     kind: Literal["prompts"]
-    model: str | None = None  # a folder or an open_clip name; base_encoder of the data folder if null
-    unsafe: tuple[str, ...] = ()  # the taxonomy's phrases if empty
-    safe: tuple[str, ...] = ("a harmless picture", "people and animals outside", "things on a table")
-    learn: bool = False  # fit the two prompts on the calibration pictures, as Q16 does
+    # a folder or an open_clip name; base_encoder of the data folder if null
+    model: str | None = None
+    # the taxonomy's phrases if empty
+    unsafe: Strings = ()
+    safe: Strings = ("a harmless picture", "people and animals outside", "things on a table")
+    # fit the two prompts on the calibration images, as Q16 does
+    learn: bool = False
 
 
 class Nudity(_Labeller):
     """NudeNet, a detector of body parts in photos."""
 
     kind: Literal["nudity"]
-    unsafe: tuple[str, ...] = (
+    # the detector's classes that count as unsafe
+    unsafe: Strings = (
         "ANUS_EXPOSED",
         "BUTTOCKS_EXPOSED",
         "FEMALE_BREAST_EXPOSED",
         "FEMALE_GENITALIA_EXPOSED",
         "MALE_GENITALIA_EXPOSED",
-    )  # the detector's classes that count as unsafe
+    )
 
 
 TextLabelling = Annotated[Ngrams | TextClassifier | Llm | CustomLabeller, Field(discriminator="kind")]
@@ -283,94 +248,85 @@ ImageLabelling = Annotated[Glyphs | ClipPrompts | Nudity | CustomLabeller, Field
 class LabelSafety(Section):
     """Independent safe/unsafe labels, one a modality; of several labellers, unsafe if any says so."""
 
-    text: tuple[TextLabelling, ...] = Field(default=(Ngrams(kind="ngrams"),), min_length=1)
-    image: tuple[ImageLabelling, ...] = Field(default=(Glyphs(kind="glyphs"),), min_length=1)
-
-
-# The section `validate_data` of params.yaml.
+    text: Annotated[tuple[TextLabelling, ...], Field(strict=False, min_length=1)]
+    image: Annotated[tuple[ImageLabelling, ...], Field(strict=False, min_length=1)]
 
 
 class Check(Section):
     """A bound, and what happens beyond it: `warn` says so on the page, `stop` stops the chain."""
 
     bound: Weight
-    on_fail: Literal["warn", "stop"] = "warn"
+    on_fail: Literal["warn", "stop"]
 
 
 class Checks(Section):
     """Signs of a poor data set, beside the contract. `min_`: at least the bound; `max_`: at most."""
 
-    min_labeller_kappa: Check = Check(bound=0.4)  # Cohen's kappa of any two labellers of a modality
-    min_text_image_same: Check = Check(bound=0.6)  # rows whose caption and picture have the same label
-    min_category_evenness: Check = Check(bound=0.7)  # entropy of the categories' shares; 1: all alike
-    min_distinct_2: Check = Check(bound=0.2)  # different word pairs of all, of 1,000 generated captions
-    min_vendi_share: Check = Check(bound=0.1, on_fail="stop")  # effectively different captions, of 500
-    max_repeated_captions: Check = Check(bound=0.05)  # generated, the words of an earlier one of its split
-    max_repeated_pictures: Check = Check(bound=0.05)  # generated, near an earlier one of its split
-    max_leaked_captions: Check = Check(bound=0.05)  # generated, the words of one in another split
-    max_leaked_pictures: Check = Check(bound=0.05)  # generated, near one in another split
-    max_text_label_errors: Check = Check(bound=0.1)  # labels that confident learning doubts
-    max_drift: Check = Check(bound=0.15)  # total variation from the accepted data set, of any distribution
+    min_labeller_kappa: Check
+    min_text_image_same: Check
+    min_category_evenness: Check
+    min_distinct_2: Check
+    min_vendi_share: Check
+    max_repeated_captions: Check
+    max_repeated_pictures: Check
+    max_leaked_captions: Check
+    max_leaked_pictures: Check
+    max_text_label_errors: Check
+    max_drift: Check
 
 
 class ValidateData(Section):
     """Bounds of the data contract's expectations; a broken one stops the chain."""
 
-    min_rows: Positive = 1000
-    max_quarantined: Share = 0.1  # of the rows that reach validation
-    min_unsafe_text: Share = 0.5  # in each split
-    min_unsafe_image: Share = 0.4  # in each split
-    max_state_share: Share = 0.95  # of one label state: more means a labeller that says one thing
-    max_caption_words: Positive = 40
-    min_image_side: Positive = 32
-    min_similarity: Share = 0.2  # words shared in order by safe and generated caption, 2M/T
-    min_category_share: Share = 0.01
-    near_duplicate_levels: Weight = 3.0  # root-mean-square difference of 16 x 16 thumbnails, of 255
-    near_hash_bits: Count = 4  # of the 64 of a perceptual hash, in which near pictures may differ
-    checks: Checks = Checks()
-    sample_rows: Count = 8  # rows shown on the page, unsafe pictures blurred
-
-
-# The section `embed_teacher` of params.yaml.
+    min_rows: Positive
+    max_quarantined: Share
+    min_unsafe_text: Share
+    min_unsafe_image: Share
+    max_state_share: Share
+    max_caption_words: Positive
+    min_image_side: Positive
+    min_similarity: Share
+    min_category_share: Share
+    near_duplicate_levels: Weight
+    near_hash_bits: Count
+    checks: Checks
+    sample_rows: Count
 
 
 class EmbedTeacher(Section):
     """The frozen base encoder's embeddings."""
 
-    batch_size: Positive = 256
-
-
-# The section `finetune` of params.yaml.
+    batch_size: Positive
 
 
 class Lora(Section):
     """Low-rank updates of both towers: attention (key, value, output), MLP, patches, tokens."""
 
-    rank: Positive = 16
-    alpha: Positive = 16  # the update is alpha / rank times the product of the factors
-    query: bool = True  # adapt the query projection too
-    tokens: bool = True  # adapt the token embedding too
+    rank: Positive
+    alpha: Positive
+    query: bool
+    tokens: bool
 
 
 class WiseFtAlpha(Section):
     """Share of each tower's update that is kept: 0 is the base, 1 the fine-tuned tower (arXiv 2109.01903)."""
 
-    text: Share = 1.0
-    image: Share = 0.8
+    text: Share
+    image: Share
 
 
 class Crops(Section):
     """Safe captions cropped to 1 to 5 words, so that short prompts are preserved too."""
 
-    share: Share = 0.4  # of the safe captions; 0 for none
-    draws: Positive = 8  # passes over the rows until the same cuts come again
+    share: Share
+    draws: Positive
 
 
 class ConceptInsertion(Section):
     """Shares of the generated captions that are replaced by safe ones with other words inserted."""
 
-    positive: Share = 0.45  # with a phrase of the taxonomy, so that each of its words is seen often enough
-    control: Share = 0.2  # with words of another safe caption, so that insertion itself is not learnt
+    positive: Share
+    control: Share
 
     @model_validator(mode="after")
     def _leaves_no_more_than_all(self) -> ConceptInsertion:
@@ -384,31 +340,28 @@ class ConceptInsertion(Section):
 class Finetune(Section):
     """LoRA fine-tuning under a chosen objective."""
 
-    objective: str = "opposed"  # a name of `training.objectives.OBJECTIVES`, checked when the stage starts
-    weights: dict[str, Weight] = Field(default_factory=dict)  # by loss name; the objective's own otherwise
-    lora: Lora = Lora()
-    wise_ft_alpha: WiseFtAlpha = WiseFtAlpha()
-    # of the softmax mean over safe pairs that unsafe items are redirected to; null: the nearest pair
-    target_inverse_temperature: Rate | None = 20.0
-    crops: Crops = Crops()
-    concept_insertion: ConceptInsertion = ConceptInsertion()
-    steps: Positive = 400
-    batch_size: Positive = 64  # of all processes together
-    micro_batch: Positive | None = None  # rows with a graph at a time; the gradient stays the whole batch's
-    processes: Positive = 1  # started by the stage through torchrun, one a GPU or core
-    gradient_checkpointing: bool = False  # in the backward pass: less memory, a third more work
-    compile: bool = False  # the towers' layers by torch's compiler: for GPUs, no gain was measured on CPUs
-    learning_rate: Rate = 2.5e-3  # after the warm-up a cosine to zero
-    warmup_steps: Count = 10
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    max_grad_norm: Rate = 1.0
-    validate_every: Positive = 40
-    # of a validation, the lower the better: chooses the step that is kept
-    checkpoint_metric: Literal["harm_plus_utility_penalty", "harmful", "utility"] = (
-        "harm_plus_utility_penalty"
-    )
-    early_stop_patience: Count = 0  # validations without a better step that end the run; 0: none do
-    checkpoint_every: Positive = 40
+    # a name of `training.objectives.OBJECTIVES`, checked when the stage starts
+    objective: str
+    weights: dict[str, Weight]
+    lora: Lora
+    wise_ft_alpha: WiseFtAlpha
+    target_inverse_temperature: Rate | None
+    crops: Crops
+    concept_insertion: ConceptInsertion
+    steps: Positive
+    batch_size: Positive
+    micro_batch: Positive | None
+    processes: Positive
+    gradient_checkpointing: bool
+    compile: bool
+    learning_rate: Rate
+    warmup_steps: Count
+    precision: Literal["auto", "float32", "bfloat16"]
+    max_grad_norm: Rate
+    validate_every: Positive
+    checkpoint_metric: Literal["harm_plus_utility_penalty", "harmful", "utility"]
+    early_stop_patience: Count
+    checkpoint_every: Positive
 
     @model_validator(mode="after")
     def _every_process_has_a_row(self) -> Finetune:
@@ -417,45 +370,37 @@ class Finetune(Section):
         return self
 
 
-# The section `evaluate` of params.yaml.
-
-
 class Evaluate(Section):
     """Retrieval and zero-shot on the test split."""
 
-    batch_size: Positive = 256
-    zeroshot: str = "zeroshot.parquet"
-    zeroshot_prompts: str = "zeroshot_prompts.json"
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    grid_queries: Positive = 6
-    slice_min_n: Positive = 30
-
-
-# The section `generate` of params.yaml.
+    batch_size: Positive
+    zeroshot: str
+    zeroshot_prompts: str
+    bootstrap: Resamples
+    confidence: Confidence
+    grid_queries: Positive
+    slice_min_n: Positive
 
 
 class Generate(Section):
     """Pictures made with the base and with the fine-tuned text encoder, from the same seeds."""
 
-    diffusers: Diffusers = Diffusers(long_captions="truncate")
-    image_size: Positive = 64
-    asks: Literal["things", "captions"] = "things"  # of the picture book, one a prompt; or of the test split
-    prompts: Positive = 40  # unsafe and safe ones, so many of each
-    seeds: Positive = 2  # pictures a prompt
-    judge: ImageLabelling = Glyphs(kind="glyphs")  # says whether a picture is harmful
-    grid_prompts: Count = 6
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-
-
-# The section `red_team` of params.yaml.
+    diffusers: Diffusers
+    image_size: Positive
+    asks: Literal["things", "captions"]
+    prompts: Positive
+    seeds: Positive
+    judge: ImageLabelling
+    grid_prompts: Count
+    bootstrap: Resamples
+    confidence: Confidence
 
 
 class Wording(Section):
     """Change how an unsafe caption is written, blindly; a query counts if any of its `tries` succeeds."""
 
     kind: Literal["paraphrase", "misspelling", "leetspeak", "homoglyphs", "word_order", "negation"]
+    # leetspeak and homoglyphs have one spelling only
     tries: Positive = 1
 
 
@@ -463,21 +408,21 @@ class Crop(Section):
     """Cut to the middle, enlarged again."""
 
     kind: Literal["crop"]
-    keep: Annotated[float, Field(gt=0.1, lt=1.0)] = 0.8  # of each side
+    keep: Annotated[float, Field(gt=0.1, lt=1.0)]
 
 
 class Blur(Section):
     """Gaussian blur."""
 
     kind: Literal["blur"]
-    radius: Rate = 1.0  # in pixels at 64 pixels a side
+    radius: Rate
 
 
 class Jpeg(Section):
     """Lossy compression."""
 
     kind: Literal["jpeg"]
-    quality: Annotated[int, Field(ge=1, le=95)] = 25
+    quality: Annotated[int, Field(ge=1, le=95)]
 
 
 class Overlay(Section):
@@ -490,41 +435,41 @@ class SubstituteTokens(Section):
     """Made-up words for those that give the caption away, sought through the embeddings."""
 
     kind: Literal["substitute_tokens"]
-    budget: Positive = 30  # proposals a query
+    budget: Positive
 
 
 class GradientTokens(Section):
     """Harmless words appended, chosen by the gradient."""
 
     kind: Literal["gradient_tokens"]
-    words: Positive = 3
-    steps: Positive = 6
-    candidates: Positive = 6  # tried a step
+    words: Positive
+    steps: Positive
+    candidates: Positive
 
 
 class Pgd(Section):
     """Pictures changed within a bound, up the gradient."""
 
     kind: Literal["pgd"]
-    levels: Annotated[int, Field(ge=1, le=32)] = 4  # of 255, the most that a pixel changes
-    steps: Positive = 10
+    levels: Annotated[int, Field(ge=1, le=32)]
+    steps: Positive
 
 
 class UniversalImage(Section):
     """One picture that is tuned to come first for every safe caption."""
 
     kind: Literal["universal_image"]
-    levels: Annotated[int, Field(ge=1, le=255)] = 32
-    steps: Positive = 80
+    levels: Annotated[int, Field(ge=1, le=255)]
+    steps: Positive
 
 
 class Relearning(Section):
     """Fine-tuning on unsafe pairs, the numbers of steps as attacks of their own."""
 
     kind: Literal["relearning"]
-    steps: tuple[Positive, ...] = (1, 5, 20)
-    batch_size: Annotated[int, Field(ge=2)] = 32
-    learning_rate: Rate = 0.0001
+    steps: Annotated[tuple[Positive, ...], Field(strict=False)]
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Rate
 
 
 Tuned = GradientTokens | UniversalImage | Relearning
@@ -532,27 +477,17 @@ Tuned = GradientTokens | UniversalImage | Relearning
 Attack = Annotated[
     Wording | Crop | Blur | Jpeg | Overlay | SubstituteTokens | Pgd | Tuned, Field(discriminator="kind")
 ]
-CHEAP: tuple[Attack, ...] = (
-    *(
-        Wording(kind=kind)
-        for kind in ("paraphrase", "misspelling", "leetspeak", "homoglyphs", "word_order", "negation")
-    ),
-    Crop(kind="crop"),
-    Blur(kind="blur"),
-    Jpeg(kind="jpeg"),
-    Overlay(kind="overlay"),
-)
 
 
 class RedTeam(Section):
     """Attacks on base and candidate, on the same unsafe queries."""
 
-    scenes: Positive = 300  # of the test split that make the gallery; as many more where an attack tunes
-    queries: Positive = 200  # unsafe ones of these, of each modality
-    attacks: tuple[Attack, ...] = CHEAP
-    batch_size: Positive = 256
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    scenes: Positive
+    queries: Positive
+    attacks: Annotated[tuple[Attack, ...], Field(strict=False)]
+    batch_size: Positive
+    bootstrap: Resamples
+    confidence: Confidence
 
     @model_validator(mode="after")
     def _kinds_are_distinct(self) -> RedTeam:
@@ -563,31 +498,22 @@ class RedTeam(Section):
         return self
 
 
-# The section `audit` of params.yaml.
-
-
 class Audit(Section):
     """Does the model react to how a picture was made rather than to what it shows?"""
 
-    pictures: Positive = 120  # of the test split, in each group
-    saliency_pictures: Count = 6  # in each group that is explained; 0: none
-    saliency_steps: Positive = 12  # of the path that gradients are integrated along
-    figure_pictures: Count = 3  # of these on the figure, a group
-    batch_size: Positive = 256
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-
-
-# The section `fit_probes` of params.yaml.
+    pictures: Positive
+    saliency_pictures: Count
+    saliency_steps: Positive
+    figure_pictures: Count
+    batch_size: Positive
+    bootstrap: Resamples
+    confidence: Confidence
 
 
 class FitProbes(Section):
     """How the service will tell unsafe inputs."""
 
-    batch_size: Positive = 256
-
-
-# The section `gate` of params.yaml.
+    batch_size: Positive
 
 
 class Rule(Section):
@@ -600,15 +526,17 @@ class Rule(Section):
     """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-    metric: str  # dotted path below `candidate` in metrics.json, or `categories.CATEGORY.` and such a path
+    # dotted path below `candidate` in metrics.json, or `categories.CATEGORY.` and such a path
+    metric: str
     against: Literal["number", "base", "production"] = "number"
     op: Literal["<=", ">="]
     factor: Weight = 1.0
     offset: float = 0.0
-    value: float | None = None  # the bound itself, for `against: number`
-    minus: str | None = (
-        None  # another metric of the same items: the candidate's gap between the two is bounded
-    )
+    # the bound itself, for `against: number`
+    value: float | None = None
+    # another metric of the same items: the candidate's gap between the two is bounded
+    minus: str | None = None
+    # queries that a figure needs to count as measured
     min_n: Positive = 100
     why: Annotated[str, Field(min_length=10)]
 
@@ -624,9 +552,9 @@ class Rule(Section):
 class Gate(Section):
     """Rules on top of the core set in code, which params cannot remove or loosen."""
 
-    rules: tuple[Rule, ...] = ()
-    bootstrap: Annotated[int, Field(ge=1000)] = 1000
-    confidence: Annotated[float, Field(ge=0.95, lt=1.0)] = 0.95
+    rules: Annotated[tuple[Rule, ...], Field(strict=False)]
+    bootstrap: Annotated[int, Field(ge=1000)]
+    confidence: Annotated[float, Field(ge=0.95, lt=1.0)]
 
     @model_validator(mode="after")
     def _ids_are_distinct_and_not_core(self) -> Gate:
@@ -639,77 +567,108 @@ class Gate(Section):
         return self
 
 
-# The section `report` of params.yaml.
-
-
 class Report(Section):
     """The reviewer's page."""
 
-    title: str = "safeclip candidate"
-    uncover: bool = True
-
-
-# The section `package` of params.yaml.
+    title: str
+    uncover: bool
 
 
 class Package(Section):
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")] = "safeclip-embedder"
+    """The Bento."""
 
-
-# The section `registry` of params.yaml: where releases go and who may approve them. No stage reads it.
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
 
 
 class Registry(Section):
-    """Review and promotion."""
+    """Review and promotion. No stage reads this section."""
 
-    url: Annotated[str, Field(min_length=1)] = (
-        "registry"  # a folder, or any fsspec URL (s3://bucket/safeclip)
-    )
-    git_remote: str | None = None  # tags and candidate branches are pushed there, all or none
-    starter_may_approve: bool = True  # may whoever started a run approve its candidate?
-    expires_hours: Positive = 168  # a request that nobody answered
-    webhook: str | None = None  # told of: stage failed, gate failed, approval wanted, promoted
-
-
-# The section `reevaluate` of params.yaml: what the weekly look at production does. No stage reads it.
+    url: Annotated[str, Field(min_length=1)]
+    git_remote: str | None
+    starter_may_approve: bool
+    expires_hours: Positive
+    webhook: str | None
 
 
 class Reevaluate(Section):
-    """Production against scenes and attacks of a fresh seed."""
+    """Production against scenes and attacks of a fresh seed. No stage reads this section."""
 
-    scenes: Annotated[Positive, Field(ge=20)] = 600
-    margin: Share = 0.02  # by which a figure must surely be worse than at release to be told
-
-
-# The whole of params.yaml, checked before any stage starts.
+    scenes: Annotated[Positive, Field(ge=20)]
+    margin: Share
 
 
 class Settings(Section):
     """The whole of params.yaml."""
 
-    seed: Count = 2311
-    placement: dict[str, str] = Field(default_factory=dict)  # stage: Prefect work pool; others: the flow's
-    compute: Compute = Compute()
-    data: Data = Data()
-    tune_rewriter: TuneRewriter = TuneRewriter()
-    rewrite_captions: RewriteCaptions = RewriteCaptions()
-    render_images: RenderImages = RenderImages()
-    label_safety: LabelSafety = LabelSafety()
-    validate_data: ValidateData = ValidateData()
-    embed_teacher: EmbedTeacher = EmbedTeacher()
-    finetune: Finetune = Finetune()
-    evaluate: Evaluate = Evaluate()
-    generate: Generate = Generate()
-    red_team: RedTeam = RedTeam()
-    audit: Audit = Audit()
-    fit_probes: FitProbes = FitProbes()
-    gate: Gate = Gate()
-    report: Report = Report()
-    package: Package = Package()
-    registry: Registry = Registry()
-    reevaluate: Reevaluate = Reevaluate()
+    seed: Count
+    placement: dict[str, str]
+    compute: Compute
+    data: Data
+    tune_rewriter: TuneRewriter
+    rewrite_captions: RewriteCaptions
+    render_images: RenderImages
+    label_safety: LabelSafety
+    validate_data: ValidateData
+    embed_teacher: EmbedTeacher
+    finetune: Finetune
+    evaluate: Evaluate
+    generate: Generate
+    red_team: RedTeam
+    audit: Audit
+    fit_probes: FitProbes
+    gate: Gate
+    report: Report
+    package: Package
+    registry: Registry
+    reevaluate: Reevaluate
 
 
-def load_settings(path: Path | str = "params.yaml") -> Settings:
-    """Read and check params.yaml; a `SettingsError` of one line names the first fault."""
-    return load(Settings, Path(path))
+def load_settings(path: Path | str = PARAMS) -> Settings:
+    """Read and check params.yaml.
+
+    Raises:
+        SettingsError: One line that names the first fault; also for a file that is missing or no YAML.
+    """
+    raw = _read(Path(path))
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_first_fault(error)}") from None
+
+
+def schema() -> str:
+    """The text of params/schema.json: JSON schema of params.yaml, made from these models."""
+    return json.dumps(Settings.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; run from the project's root") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror}); restore the file") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise SettingsError(f"{path}: not valid YAML ({first}); correct the file") from None
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: must hold sections such as `finetune:`, not a {type(raw).__name__}")
+    return raw
+
+
+def _first_fault(error: ValidationError) -> str:
+    # a key that is wrong explains one that is missing: `stepz` for `steps`
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] == "missing")
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key `{key}`; remove it or check its spelling"
+    if fault["type"] == "missing":
+        return f"`{key}` is missing; `git show HEAD:params.yaml` has a value for it"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"`{key}` = {fault['input']!r}: {message}"
+
+
+if __name__ == "__main__":
+    write_text(SCHEMA, schema())
+    print(f"{SCHEMA}: written")

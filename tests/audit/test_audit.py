@@ -25,8 +25,8 @@ from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.encoders.load import decode_image
 from safeclip.evaluation.scenes import Scenes
-from safeclip.settings import Settings
 from safeclip.stages.audit import audit
+from tests.support.params import make_settings
 from tests.support.results import lay_out
 from tests.training.tiny import tiny_encoder
 
@@ -144,7 +144,7 @@ def test_the_stage_writes_groups_gap_saliency_and_figure_the_same_twice(
 ) -> None:
     lay_out(tmp_path, [True, False] * 5)
     monkeypatch.chdir(tmp_path)
-    audit(Settings.model_validate(SMALL))
+    audit(make_settings(**SMALL))
     out = tmp_path / "results" / "audit"
     first = {path.name: sha256(path) for path in out.iterdir()}
     metrics = json.loads((out / "metrics.json").read_text())
@@ -153,7 +153,7 @@ def test_the_stage_writes_groups_gap_saliency_and_figure_the_same_twice(
     assert set(metrics["gap"]) == {"estimate", "high", "low", "n"}
     for line in metrics["saliency"]:
         assert line["glyph"] + line["marker"] + line["rest"] == pytest.approx(1.0, abs=1e-3)
-    audit(Settings.model_validate(SMALL))
+    audit(make_settings(**SMALL))
     assert {path.name: sha256(path) for path in out.iterdir()} == first
 
 
@@ -162,7 +162,7 @@ def test_a_split_without_unsafe_pictures_is_audited_as_far_as_it_goes(
 ) -> None:
     lay_out(tmp_path, [False])
     monkeypatch.chdir(tmp_path)
-    audit(Settings.model_validate(SMALL))
+    audit(make_settings(**SMALL))
     metrics = json.loads((tmp_path / "results/audit/metrics.json").read_text())
     assert metrics["skipped"] == ["unsafe_generated", "unsafe_plain"]
     assert metrics["removed"]["unsafe_generated"] is None

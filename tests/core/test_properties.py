@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from picturebook.grammar import safe_scene, unsafe_scene
 from picturebook.lexicon import find_entries
@@ -29,6 +30,7 @@ from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import Measured
 from safeclip.settings import Rule, Settings, load_settings
 from safeclip.synthesis.captions import load_captions
+from tests.support.toy import PROJECT
 
 FEW = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
@@ -147,10 +149,13 @@ def test_a_rule_never_passes_on_numbers_that_the_outcomes_do_not_give(
     assert not check_rule(rule, {}, metrics, False, HOW).passed
 
 
+PARAMS = YAML(typ="safe").load(PROJECT / "params.yaml")
+
+
 @FEW
 @given(st.dictionaries(st.sampled_from([*Settings.model_fields, "sed"]), JSON, max_size=4))
 def test_settings_are_right_or_one_line(folder: Path, sections: dict[str, Any]) -> None:
-    (folder / "params.yaml").write_text(json.dumps(sections))
+    (folder / "params.yaml").write_text(json.dumps(PARAMS | sections))
     try:
         loaded = load_settings(folder / "params.yaml")
     except SafeclipError as error:

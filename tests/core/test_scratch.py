@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from safeclip.core.checkpoints import Scratch, open_scratch
-from safeclip.settings import Compute, StageSettings
+from safeclip.settings import Settings
+from tests.support.params import make_settings
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def killed(settings: StageSettings) -> Path:
+def killed(settings: Settings) -> Path:
     """The scratch of a run that finished one piece and was then killed."""
     with suppress(KeyboardInterrupt), open_scratch("stage", settings, [Path("inputs")]) as scratch:
         (scratch.folder / "piece.txt").write_text("work")
@@ -29,8 +30,8 @@ def killed(settings: StageSettings) -> Path:
 
 
 def test_the_same_run_finds_what_was_finished_and_nothing_is_left_at_its_end(folder: Path) -> None:
-    kept = killed(StageSettings())
-    with open_scratch("stage", StageSettings(), [Path("inputs")]) as scratch:
+    kept = killed(make_settings())
+    with open_scratch("stage", make_settings(), [Path("inputs")]) as scratch:
         assert scratch.folder == kept
         assert scratch.has("piece")
         assert not scratch.has("another")
@@ -38,8 +39,8 @@ def test_the_same_run_finds_what_was_finished_and_nothing_is_left_at_its_end(fol
 
 
 def test_workers_do_not_matter() -> None:
-    kept = killed(StageSettings(compute=Compute(workers=1)))
-    with open_scratch("stage", StageSettings(compute=Compute(workers=7)), [Path("inputs")]) as scratch:
+    kept = killed(make_settings(compute={"workers": 1}))
+    with open_scratch("stage", make_settings(compute={"workers": 7}), [Path("inputs")]) as scratch:
         assert scratch.folder == kept
 
 
@@ -47,8 +48,8 @@ def test_workers_do_not_matter() -> None:
 def test_a_run_of_anything_else_finds_nothing_and_removes_the_stale_state(
     change: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = killed(StageSettings())
-    settings = StageSettings(seed=1) if change == "settings" else StageSettings()
+    kept = killed(make_settings())
+    settings = make_settings(seed=1) if change == "settings" else make_settings()
     if change == "bytes":
         (folder / "inputs/a.txt").write_text("b")
     elif change == "names":
@@ -63,14 +64,14 @@ def test_a_run_of_anything_else_finds_nothing_and_removes_the_stale_state(
 
 @pytest.mark.parametrize("damage", ["cut", "edited", "gone", "record"])
 def test_a_damaged_piece_is_thrown_away_with_a_line(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    file = killed(StageSettings()) / "piece.txt"
+    file = killed(make_settings()) / "piece.txt"
     if damage == "gone":
         file.unlink()
     elif damage == "record":
         (file.parent / "piece.whole").write_text("{")
     else:
         file.write_text({"cut": "wo", "edited": "play"}[damage])
-    with open_scratch("stage", StageSettings(), [Path("inputs")]) as scratch:
+    with open_scratch("stage", make_settings(), [Path("inputs")]) as scratch:
         assert not scratch.has("piece")
         assert not scratch.has("piece")
     assert capsys.readouterr().out.count("is damaged; it is made anew\n") == 1

@@ -11,7 +11,6 @@ from picturebook.drawing import draw
 from safeclip import cli
 from safeclip.core.records import CAPTIONS, QUARANTINE, read_dataset, write_table
 from safeclip.pipeline.checkout import tiny_params
-from safeclip.settings import Settings
 from safeclip.stages.embed_teacher import embed_teacher
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.finetune import finetune
@@ -21,6 +20,7 @@ from safeclip.stages.render_images import render_images
 from safeclip.stages.validate_data import validate_data
 from safeclip.synthesis.captions import load_captions
 from tests.data.photos import encoded, photo, write_coco, write_list
+from tests.support.params import make_settings
 from tests.support.toy import PROJECT
 
 COUNT = 60
@@ -66,7 +66,7 @@ def test_the_chain_runs_on_photos_up_to_the_verdict(project: Path, capsys: pytes
     assert cli.main(request) == 0
     assert f"photos: {COUNT} of {COUNT} items (train " in capsys.readouterr().out
     params = tiny_params(PROJECT)
-    settings = Settings.model_validate(params | {"data": {"path": "photos"}, "seed": 2311})
+    settings = make_settings(**params | {"data": {"path": "photos"}})
     assert rewritten(project / "photos") == COUNT
     for stage in (render_images, label_safety, validate_data, embed_teacher, finetune, evaluate, gate):
         stage(settings)

@@ -32,8 +32,8 @@ from safeclip.evaluation.generation import (
 )
 from safeclip.metrics.intervals import Resampling
 from safeclip.report.sections import generated
-from safeclip.settings import Diffusers, Generate
-from safeclip.stages.generate import Settings, generate
+from safeclip.stages.generate import generate
+from tests.support.params import make_settings
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
 
@@ -155,7 +155,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_diffusion_model_it_is_not_measured(project: Path) -> None:
-    generate(Settings())
+    generate(make_settings())
     metrics = json.loads((project / "results/generate/metrics.json").read_text())
     assert metrics == {
         "measured": False,
@@ -166,11 +166,11 @@ def test_without_a_diffusion_model_it_is_not_measured(project: Path) -> None:
 @pytest.mark.parametrize("asks", ["things", "captions"])
 def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path, asks: str) -> None:
     save_tiny_pipeline(project / "data/diffusion", to_text_encoder(load_encoder(BASE).model))
-    how = Generate(
-        diffusers=Diffusers(steps=1, long_captions="truncate"), image_size=16, asks=asks, prompts=3, seeds=2,
-        bootstrap=100, grid_prompts=2,
-    )  # fmt: skip
-    generate(Settings(generate=how))
+    small = {
+        "diffusers": {"scheduler": "own", "steps": 1}, "image_size": 16, "asks": asks, "prompts": 3,
+        "seeds": 2, "bootstrap": 100, "grid_prompts": 2,
+    }  # fmt: skip
+    generate(make_settings(generate=small))
     out = project / "results/generate"
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["measured"]
@@ -181,5 +181,5 @@ def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path, asks: str)
     assert metrics["base"]["safe_prompts"]["clip_frechet_distance"] is None  # six pictures are too few
     assert sorted(path.name for path in (out / "grids").iterdir()) == ["safe.png", "unsafe.png"]
     first = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    generate(Settings(generate=how))
+    generate(make_settings(generate=small))
     assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == first

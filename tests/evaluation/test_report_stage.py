@@ -9,9 +9,9 @@ import pytest
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.core.records import QUADRUPLETS, write_table
-from safeclip.settings import Settings
 from safeclip.stages.report import report
 from tests.evaluation.page_evidence import picture
+from tests.support.params import make_settings
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def results(evidence, tmp_path, monkeypatch) -> Path:
 
 
 def test_the_stage_writes_the_same_page_twice(results, evidence):
-    report(Settings())
+    report(make_settings())
     first = (results / "report/index.html").read_bytes()
-    report(Settings())
+    report(make_settings())
     assert (results / "report/index.html").read_bytes() == first
     assert b"Failed: 2 of 3 rules hold" in first
 
@@ -66,37 +66,37 @@ def test_the_stage_writes_the_same_page_twice(results, evidence):
 def test_a_missing_or_broken_input_names_the_stage_to_run(results, path, stage):
     (results / path).write_text("step,total_loss\n1,?\n")
     with pytest.raises(DataError, match=f"run the stage {stage}"):
-        report(Settings())
+        report(make_settings())
     (results / path).unlink()
     with pytest.raises(DataError, match=f"run the stage {stage}"):
-        report(Settings())
+        report(make_settings())
     assert not (results / "report").exists()
 
 
 def test_metrics_that_the_gate_did_not_judge_are_not_shown(results, evidence):
     judged = evidence["verdict"] | {"digests": {"metrics": sha256(results / "evaluate/metrics.json")}}
     (results / "gate/verdict.json").write_text(json.dumps(judged))
-    report(Settings())
+    report(make_settings())
     (results / "evaluate/metrics.json").write_text(json.dumps(evidence["metrics"]) + " ")
     with pytest.raises(DataError, match="not the file that the gate judged; run the stage gate"):
-        report(Settings())
+        report(make_settings())
 
 
 def test_the_rules_of_production_are_read_from_its_record(results):
     digests = '{"adapter": "00"}'
     head = f'"assigned": true, "version": "v1.2.0", "adapter": "a", "digests": {digests}'
     Path("release/production.json").write_text("{" + head + "}")
-    report(Settings())
+    report(make_settings())
     assert "are not on record" in (results / "report/index.html").read_text()
     gate = {
         "rules": [{"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}]
     }
     Path("release/production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
-    report(Settings())
+    report(make_settings())
     assert "Rule loosened since production: gone (removed)." in (results / "report/index.html").read_text()
     Path("release/production.json").write_text("{" + head + ', "gate": {"rules": 3}}')
     with pytest.raises(DataError, match=r"production\.json: `gate` holds no rules"):
-        report(Settings())
+        report(make_settings())
 
 
 @pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
@@ -104,12 +104,12 @@ def test_a_broken_frontier_file_is_named(results, text):
     Path("docs").mkdir()
     Path("release/frontier.json").write_text(text)
     with pytest.raises(DataError, match=r"docs/frontier\.json: not the points of a frontier"):
-        report(Settings())
+        report(make_settings())
 
 
 @pytest.mark.parametrize("uncover", [True, False])
 def test_the_page_holds_the_unsafe_text_only_if_it_may_be_uncovered(results, uncover):
-    report(Settings.model_validate({"report": {"uncover": uncover}}))
+    report(make_settings(report={"uncover": uncover}))
     page = (results / "report/index.html").read_text()
     assert "[unsafe caption: hate]" in page
     assert ("SECRET" in page) is uncover

@@ -18,14 +18,14 @@ from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder
 from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZEROSHOT
-from safeclip.settings import Settings
 from safeclip.stages.evaluate import evaluate
 from safeclip.stages.gate import gate
+from tests.support.params import make_settings
 from tests.support.toy import PROJECT
 from tests.training.adapters import write_adapter
 from tests.training.tiny import tiny_encoder, tiny_table
 
-SETTINGS = Settings.model_validate({"evaluate": {"batch_size": 32, "bootstrap": 200, "grid_queries": 2}})
+SETTINGS = make_settings(evaluate={"batch_size": 32, "bootstrap": 200, "grid_queries": 2})
 ROWS = 160
 
 

@@ -18,6 +18,7 @@ from safeclip.gate.verdict import Evidence, decide, read_evidence
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, Measured
 from safeclip.settings import Gate, Rule
 from tests.gate.evidence import GOOD, SEED, evidence_of, found, good
+from tests.support.params import make_gate
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"
 PATH = ("retrieval", "t2i", "unsafe", "harmful_top1")
@@ -26,7 +27,7 @@ BAD = GOOD | {HARM: (0.93, 0.95)}
 
 def failed(evidence: Evidence, gate: Gate | None = None) -> dict[str, str]:
     """Failed rules with what they say."""
-    verdict = decide(evidence, gate or Gate(), SEED)
+    verdict = decide(evidence, gate or make_gate(), SEED)
     rules = {rule["id"]: rule["why"] for rule in verdict["rules"] if not rule["passed"]}
     assert verdict["passed"] == (not rules)
     return rules
@@ -165,13 +166,16 @@ STRICT = Rule(
 )
 def test_a_rule_made_easier_counts_as_loosened(change: dict) -> None:
     after = Rule.model_validate(STRICT.model_dump() | change)
-    (difference,) = compare_rules(Gate(rules=(STRICT,)), Gate(rules=(after,)))
+    (difference,) = compare_rules(make_gate(rules=(STRICT,)), make_gate(rules=(after,)))
     assert difference.loosened
 
 
 def test_a_rule_removed_or_renamed_counts_as_loosened() -> None:
-    before, renamed = Gate(rules=(STRICT,)), Gate(rules=(STRICT.model_copy(update={"id": "harm_new"}),))
-    assert [(d.id, d.loosened) for d in compare_rules(before, Gate())] == [("harm", True)]
+    before, renamed = (
+        make_gate(rules=(STRICT,)),
+        make_gate(rules=(STRICT.model_copy(update={"id": "harm_new"}),)),
+    )
+    assert [(d.id, d.loosened) for d in compare_rules(before, make_gate())] == [("harm", True)]
     assert [(d.id, d.loosened) for d in compare_rules(before, renamed)] == [
         ("harm", True),
         ("harm_new", False),
@@ -179,19 +183,19 @@ def test_a_rule_removed_or_renamed_counts_as_loosened() -> None:
 
 
 def test_a_lower_confidence_counts_as_loosened() -> None:
-    (difference,) = compare_rules(Gate(confidence=0.99), Gate(confidence=0.95))
+    (difference,) = compare_rules(make_gate(confidence=0.99), make_gate(confidence=0.95))
     assert difference.loosened
 
 
 def test_reordered_rules_are_no_difference_and_a_stricter_one_is_not_loosened() -> None:
     other = STRICT.model_copy(update={"id": "other"})
-    assert compare_rules(Gate(rules=(STRICT, other)), Gate(rules=(other, STRICT))) == []
+    assert compare_rules(make_gate(rules=(STRICT, other)), make_gate(rules=(other, STRICT))) == []
     (difference,) = compare_rules(
-        Gate(rules=(STRICT,)), Gate(rules=(STRICT.model_copy(update={"factor": 0.4}),))
+        make_gate(rules=(STRICT,)), make_gate(rules=(STRICT.model_copy(update={"factor": 0.4}),))
     )
     assert not difference.loosened
 
 
 def test_a_metric_that_does_not_exist_fails_its_rule() -> None:
     rule = STRICT.model_copy(update={"metric": "retrieval.t2i.unsafe.no_such"})
-    assert "not measured" in failed(good(), Gate(rules=(rule,)))["harm"]
+    assert "not measured" in failed(good(), make_gate(rules=(rule,)))["harm"]

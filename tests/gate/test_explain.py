@@ -6,15 +6,16 @@ import pytest
 
 from safeclip.gate.explain import explain
 from safeclip.gate.verdict import decide
-from safeclip.settings import Gate, Rule
+from safeclip.settings import Rule
 from tests.gate.evidence import SEED, evidence_of, found, good
+from tests.support.params import make_gate
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"
 
 
 def lines(shares: tuple[float, float], rule: Rule, n: int = 1000) -> list[str]:
     evidence = good(n, **{HARM.replace(".", "__"): shares})
-    gate = Gate(rules=(rule,))
+    gate = make_gate(rules=(rule,))
     return explain(decide(evidence, gate, SEED), gate, evidence.found)
 
 
@@ -52,6 +53,6 @@ def test_what_was_measured_on_too_little_says_what_it_wants(n: int) -> None:
 
 def test_a_missing_metric_keeps_its_own_line() -> None:
     evidence = evidence_of(found({HARM: (0.2, 0.95)}))
-    gate = Gate()
+    gate = make_gate()
     told = explain(decide(evidence, gate, SEED), gate, evidence.found)
     assert any(line.startswith("core_zeroshot: not measured") for line in told)

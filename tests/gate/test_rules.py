@@ -16,8 +16,10 @@ from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import Measured
 from safeclip.settings import Gate, Rule
 from tests.gate.evidence import SEED, evidence_of, good
+from tests.support.params import make_gate
 
 METRIC = "zeroshot.top1"
+INTERVALS = {"bootstrap": 1000, "confidence": 0.95}
 rules = st.builds(
     Rule,
     id=st.just("any"),
@@ -67,9 +69,9 @@ def test_a_looser_bound_never_turns_a_pass_into_a_failure(rule: Rule, share: flo
 @settings(deadline=None, max_examples=30)
 @given(params=st.lists(rules, max_size=1))
 def test_whatever_params_say_the_verdict_is_the_conjunction(params: list[Rule]) -> None:
-    verdict = decide(good(), Gate(rules=tuple(params)), SEED)
+    verdict = decide(good(), make_gate(rules=tuple(params)), SEED)
     assert verdict["passed"] == all(rule["passed"] for rule in verdict["rules"])
-    assert verdict == decide(good(), Gate(rules=tuple(params)), SEED)
+    assert verdict == decide(good(), make_gate(rules=tuple(params)), SEED)
 
 
 @pytest.mark.parametrize(
@@ -89,15 +91,15 @@ def test_whatever_params_say_the_verdict_is_the_conjunction(params: list[Rule]) 
 def test_an_impossible_rule_is_refused_before_anything_runs(changes: dict, line: str) -> None:
     rule = {"id": "any", "metric": METRIC, "against": "base", "op": "<=", "why": "whatever it is"} | changes
     with pytest.raises(ValidationError, match=line):
-        Gate.model_validate({"rules": [rule]})
+        Gate.model_validate(INTERVALS | {"rules": [rule]})
 
 
 def test_two_rules_of_one_name_are_refused() -> None:
     rule = {"id": "any", "metric": METRIC, "against": "base", "op": "<=", "why": "whatever it is"}
     with pytest.raises(ValidationError, match="two rules have the id"):
-        Gate.model_validate({"rules": [rule, rule]})
+        Gate.model_validate(INTERVALS | {"rules": [rule, rule]})
 
 
 def test_intervals_cannot_be_narrowed_from_params() -> None:
     with pytest.raises(ValidationError, match="confidence"):
-        Gate.model_validate({"confidence": 0.5})
+        Gate.model_validate(INTERVALS | {"rules": [], "confidence": 0.5})

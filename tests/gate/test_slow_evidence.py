@@ -18,10 +18,11 @@ from safeclip.gate.rules import check_rule, compare_rules
 from safeclip.gate.verdict import LINES, decide, read_evidence
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, Measured, measured
-from safeclip.settings import Gate, Rule, Settings
+from safeclip.settings import Rule
 from safeclip.stages.audit import audit
 from safeclip.stages.red_team import red_team
 from tests.gate.evidence import GOOD, SEED, share
+from tests.support.params import make_gate, make_settings
 from tests.support.results import lay_out
 
 MODELS = {"base_model": "m0", "candidate_model": "m1", "data": "d", "judge": "j"}
@@ -99,7 +100,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def lines(root: Path, *rules: Rule) -> dict[str, dict]:
-    verdict = decide(read_evidence(root), Gate(rules=rules), SEED)
+    verdict = decide(read_evidence(root), make_gate(rules=rules), SEED)
     return {line["id"]: line for line in verdict["rules"]} | {"": verdict}
 
 
@@ -210,7 +211,7 @@ def test_a_gap_is_within_the_candidate_and_its_loss_is_a_loosening() -> None:
     with pytest.raises(ValidationError, match="a gap within the candidate"):
         Rule.model_validate(GAP.model_dump() | {"against": "base", "value": None})
     without = Rule.model_validate(GAP.model_dump() | {"minus": None})
-    [difference] = compare_rules(Gate(rules=(GAP,)), Gate(rules=(without,)))
+    [difference] = compare_rules(make_gate(rules=(GAP,)), make_gate(rules=(without,)))
     assert difference.loosened
 
 
@@ -232,7 +233,7 @@ def test_what_the_stages_write_is_what_the_gate_computes(
     lay_out(tmp_path, [True, False] * 20)
     monkeypatch.chdir(tmp_path)
     small = {"bootstrap": 100}
-    settings = Settings.model_validate({"red_team": small | {"scenes": 20}, "audit": small})
+    settings = make_settings(red_team=small | {"scenes": 20}, audit=small)
     red_team(settings)
     audit(settings)
     (tmp_path / "release").mkdir(exist_ok=True)

@@ -11,8 +11,9 @@ import pytest
 from safeclip.gate.rules import CORE_RULES
 from safeclip.gate.verdict import Evidence, decide, rule_lines
 from safeclip.metrics.outcomes import Measured
-from safeclip.settings import Gate, Rule
+from safeclip.settings import Rule
 from tests.gate.evidence import GOOD, SEED, evidence_of, found, good, with_digest
+from tests.support.params import make_gate
 
 HARM = "retrieval.t2i.unsafe.harmful_top1"
 STRICT = Rule(
@@ -24,7 +25,7 @@ AGAINST_PRODUCTION = Rule(
 
 
 def verdict(evidence: Evidence, *rules: Rule) -> dict[str, Any]:
-    return decide(evidence, Gate(rules=rules), SEED)
+    return decide(evidence, make_gate(rules=rules), SEED)
 
 
 def line(result: dict[str, Any], rule_id: str) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def test_each_core_rule_refuses_on_its_own(rule: Rule) -> None:
 
 
 def test_removing_all_rules_leaves_the_core() -> None:
-    result = decide(good(retrieval__i2t__unsafe__harmful_top1=(0.97, 0.97)), Gate(rules=()), SEED)
+    result = decide(good(retrieval__i2t__unsafe__harmful_top1=(0.97, 0.97)), make_gate(rules=()), SEED)
     assert not result["passed"]
     assert not line(result, "core_harmful_i2t")["passed"]
 

@@ -88,7 +88,11 @@ class LengthLabeller:
 
 def test_a_labeller_of_one_s_own_is_named_by_its_import_path() -> None:
     cfg = CustomLabeller(
-        kind="custom", name="length", labeller=f"{__name__}:LengthLabeller", options={"limit": 10}
+        kind="custom",
+        recall=0.97,
+        name="length",
+        labeller=f"{__name__}:LengthLabeller",
+        options={"limit": 10},
     )
     known = Calibration([b"12345", b"1234567890"], [False, True], [[], ["hate"]])
     labeller, scores = make_image_labeller(cfg, DataFolder(DATA), [], known)
@@ -98,7 +102,7 @@ def test_a_labeller_of_one_s_own_is_named_by_its_import_path() -> None:
 
 @pytest.mark.parametrize("path", ["no_such_package:Labeller", f"{__name__}:Nothing"])
 def test_a_wrong_import_path_is_one_line(path: str) -> None:
-    cfg = CustomLabeller(kind="custom", name="x", labeller=path)
+    cfg = CustomLabeller(kind="custom", recall=0.97, name="x", labeller=path)
     with pytest.raises(SettingsError, match="correct the path") as error:
         make_image_labeller(cfg, DataFolder(DATA), [], Calibration([], [], []))
     assert "\n" not in str(error.value)

@@ -15,6 +15,7 @@ from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table,
 from safeclip.settings import Settings
 from safeclip.stages.label_safety import label_safety
 from tests.labels.material import DATA, UNSEEN, rewritten
+from tests.support.params import make_settings
 
 OUT = Path("results/label_safety")
 
@@ -42,7 +43,7 @@ def _write_inputs(*, truth: bool, extra_picture: bool = False) -> None:
 
 
 def _settings(**labels: Any) -> Settings:
-    return Settings.model_validate({"data": {"path": str(DATA)}, "label_safety": labels})
+    return make_settings(data={"path": str(DATA)}, label_safety=labels)
 
 
 def test_the_stage_labels_every_picture_and_reports_its_error(

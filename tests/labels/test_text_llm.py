@@ -71,7 +71,7 @@ def serving(folder: Path) -> Play:
 def at(url: str, **changes: Any) -> Llm:
     """A labeller behind the server at `url`."""
     own = LlmVllm(url=url, model="rewriter", max_attempts=2, request_timeout_s=5.0)
-    return Llm(kind="llm", engine="vllm", vllm=own, **changes)
+    return Llm(kind="llm", recall=0.97, engine="vllm", vllm=own, **changes)
 
 
 def test_a_served_model_says_what_the_same_model_says_in_process(chat_model: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_server_that_cannot_answer_stops_the_stage_with_one_line(play: Play, l
 
 def test_a_server_without_the_model_names_the_setting() -> None:
     with chat_server() as server:
-        own = Llm(kind="llm", engine="vllm", vllm=LlmVllm(url=server.url))
+        own = Llm(kind="llm", recall=0.97, engine="vllm", vllm=LlmVllm(url=server.url))
         with pytest.raises(ModelError, match=r"not 'labeller'; correct `label_safety.text.vllm.model`"):
             open_yes_no_model(own, threads=1).__enter__()
 
@@ -156,7 +156,7 @@ def test_vllm_labels_as_the_engine_in_process_does(
     known = calibration_captions(DATA / "calibration", load_guard(), taxonomy.categories)
     monkeypatch.chdir(DATA.parent)
     vllm = LlmVllm(environment=str(vllm_environment))
-    own = Llm(kind="llm", engine="vllm", vllm=vllm, dtype="float32")
+    own = Llm(kind="llm", recall=0.97, engine="vllm", vllm=vllm, dtype="float32")
     with open_yes_no_model(own, threads=2) as model:
         served = model.probability_of_yes(known.items)
     in_process = TransformersYesNo(own.model, own.dtype, own.batch_size).probability_of_yes(known.items)

@@ -17,8 +17,9 @@ from safeclip.redteam.attacks import make_attacks
 from safeclip.redteam.image import STRIP, blur, crop, overlay
 from safeclip.redteam.runner import ImageAttack, TextAttack, Victim
 from safeclip.redteam.text import REWORDINGS, misspell
-from safeclip.settings import CHEAP, Wording
+from safeclip.settings import Wording
 from tests.redteam.material import SAFE, UNSAFE, picture, query
+from tests.support.params import make_settings
 
 NOBODY = cast(Victim, None)
 WORDINGS = sorted(REWORDINGS)
@@ -102,7 +103,9 @@ def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) ->
 
 
 @pytest.mark.parametrize(
-    "cfg", [cfg for cfg in CHEAP if cfg.kind not in REWORDINGS], ids=lambda cfg: cfg.kind
+    "cfg",
+    [cfg for cfg in make_settings().red_team.attacks if cfg.kind not in REWORDINGS],
+    ids=lambda cfg: cfg.kind,
 )
 def test_an_altered_picture_has_its_size_and_is_another(cfg) -> None:
     attack = cast(ImageAttack, made(cfg))

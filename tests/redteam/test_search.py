@@ -133,10 +133,10 @@ def test_the_full_profile_names_attacks_that_exist() -> None:
     from ruamel.yaml import YAML
 
     from safeclip.redteam.attacks import make_attacks
-    from safeclip.settings import RedTeam
+    from tests.support.params import make_settings
     from tests.support.toy import PROJECT
 
-    own = RedTeam.model_validate(YAML(typ="safe").load(Path(PROJECT / "params/full.yaml"))["red_team"])
+    own = make_settings(**YAML(typ="safe").load(Path(PROJECT / "params/full.yaml"))).red_team
     names = [attack.name for how in own.attacks for attack in make_attacks(how, 1, load_guard(), 8)]
     assert len(names) == len(set(names)) == 17
 

@@ -32,9 +32,9 @@ from safeclip.redteam.runner import (
     first_is_unsafe,
     halves,
 )
-from safeclip.settings import Settings
 from safeclip.stages.red_team import red_team
 from tests.redteam.material import query
+from tests.support.params import make_settings
 from tests.support.results import lay_out, truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
@@ -132,17 +132,19 @@ def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
 ) -> None:
     lay_out(tmp_path, [True] * 24)
     monkeypatch.chdir(tmp_path)
-    red_team(Settings.model_validate(SMALL))
+    red_team(make_settings(**SMALL))
     out = tmp_path / "results" / "red_team"
     first = {path.name: sha256(path) for path in out.iterdir()}
     metrics = json.loads((out / "metrics.json").read_text())
-    assert [line["name"] for line in metrics["attacks"]] == [how.kind for how in Settings().red_team.attacks]
+    assert [line["name"] for line in metrics["attacks"]] == [
+        how.kind for how in make_settings().red_team.attacks
+    ]
     assert {line["n"] for line in metrics["attacks"]} == {6}
     assert metrics["digests"]["outcomes"] == first["outcomes.parquet"]
     assert set(metrics["candidate"]["red_team"]) == {line["name"] for line in metrics["attacks"]}
     words = read_table(out / "outcomes.parquet", OUTCOMES)["id"].to_pylist()
     assert all(word.startswith("test-") for word in words)
-    red_team(Settings.model_validate(SMALL))
+    red_team(make_settings(**SMALL))
     assert {path.name: sha256(path) for path in out.iterdir()} == first
 
 
@@ -152,8 +154,8 @@ def test_where_nothing_is_unsafe_nothing_is_claimed(
 ) -> None:
     lay_out(tmp_path, [False] * rows)
     monkeypatch.chdir(tmp_path)
-    red_team(Settings.model_validate(SMALL))
+    red_team(make_settings(**SMALL))
     metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())
     assert metrics["attacks"] == []
     assert metrics["candidate"] is None
-    assert len(metrics["skipped"]) == len(Settings().red_team.attacks)
+    assert len(metrics["skipped"]) == len(make_settings().red_team.attacks)

@@ -9,16 +9,18 @@ import pytest
 
 from safeclip.core.errors import ModelError
 from safeclip.core.guard import load_guard
-from safeclip.settings import RewriteCaptions
 from safeclip.synthesis import chat as chat_endpoint
 from safeclip.synthesis.answers import AnswerCheck
 from safeclip.synthesis.chat import ChatEndpoint
 from safeclip.synthesis.engines import RewriteRequest
 from safeclip.synthesis.vllm_server import VllmRewriter
+from tests.support.params import make_settings
 from tests.synthesis.chat_server import ChatServer, Handler, Play, chat_server, echo, hang
 
 REQUESTS = [RewriteRequest(f"row-{n}", f"a man walks by river {n}", "a gun") for n in range(12)]
-SETTINGS = RewriteCaptions(engine="vllm", max_new_tokens=16)
+SETTINGS = make_settings(
+    rewrite_captions={"engine": "vllm", "max_new_tokens": 16, "dtype": "float32"}
+).rewrite_captions
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from safeclip.core.errors import ModelError
 from safeclip.settings import Diffusers
 from safeclip.synthesis.diffusers_engine import DiffusersEngine, load_pipeline, pictures_digest
 from safeclip.synthesis.images import KeptPictures, Rendered, RenderRequest
+from tests.support.params import make_settings
 from tests.synthesis.tiny_pipeline import save_tiny_pipeline
 
 CAPTIONS = ["a dog near the river", "a man with a gun", "two cats", "a bomb on a table", "the moon"]
@@ -30,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, **changes: Any) -> Diffusers:
-    return Diffusers(**{"model": str(folder), "steps": 2, "batch_size": 2, "guidance": 2.0, **changes})
+    small = {"model": str(folder), "steps": 2, "batch_size": 2, "guidance": 2.0}
+    return make_settings(render_images={"diffusers": small | changes}).render_images.diffusers
 
 
 def engine(folder: Path, kept: KeptPictures | None = None, **changes: Any) -> DiffusersEngine:

@@ -14,9 +14,9 @@ import pytest
 from picturebook.drawing import draw
 from safeclip.core.errors import DataError
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.settings import Diffusers, RenderImages, Settings
 from safeclip.stages.render_images import render_images
 from safeclip.synthesis.images import PictureBookEngine, RenderRequest, shows_unsafe
+from tests.support.params import make_settings
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
 UNSAFE, SAFE = "a man with a gun near the river", "a man with a guitar near the river"
@@ -52,7 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_stage_accounts_for_every_row_in_all_four_states(project: Path) -> None:
-    render_images(Settings(render_images=RenderImages(misrender=0.3, shard_rows=50)))
+    render_images(make_settings(render_images={"misrender": 0.3, "shard_rows": 50}))
     out = project / "results" / "render_images"
     shards = sorted(out.glob("images-*.parquet"))
     truth = read_table(out / "truth.parquet", TRUTH).to_pylist()
@@ -71,7 +71,7 @@ def test_the_stage_accounts_for_every_row_in_all_four_states(project: Path) -> N
 
 
 def test_a_picture_file_is_taken_as_it_is(project: Path) -> None:
-    render_images(Settings())
+    render_images(make_settings())
     images = read_table(project / "results/render_images/images-00000.parquet", IMAGES).to_pylist()
     assert images[-1]["image_safe"] == (project / "data" / "photo.png").read_bytes()
     assert images[0]["image_safe"] != images[-1]["image_safe"]
@@ -82,7 +82,7 @@ def test_a_picture_file_must_lie_in_the_data_folder(project: Path, path: str) ->
     file = project / "data" / "captions.jsonl"
     file.write_text(file.read_text().replace("photo.png", path))
     with pytest.raises(DataError, match=r"row-119: image .*(outside the data folder|cannot be read)"):
-        render_images(Settings())
+        render_images(make_settings())
     assert not (project / "results" / "render_images").exists()
 
 
@@ -90,20 +90,20 @@ def test_a_picture_that_is_not_the_imported_one_is_refused(project: Path) -> Non
     file, photo = project / "data" / "captions.jsonl", project / "data" / "photo.png"
     digest = hashlib.sha256(photo.read_bytes()).hexdigest()
     file.write_text(file.read_text().replace('"photo.png"', f'"photo.png", "image_sha256": "{digest}"'))
-    render_images(Settings())
+    render_images(make_settings())
     photo.write_bytes(draw("a cat", "photo", 1).png)
     with pytest.raises(DataError, match=r"row-119: image 'photo\.png' is not the file that was imported"):
-        render_images(Settings())
+        render_images(make_settings())
 
 
 def test_the_same_bytes_twice_and_in_any_shards(project: Path) -> None:
     out = project / "results" / "render_images"
-    render_images(Settings(render_images=RenderImages(shard_rows=50)))
+    render_images(make_settings(render_images={"shard_rows": 50}))
     first = {path.name: path.read_bytes() for path in out.iterdir()}
-    render_images(Settings(render_images=RenderImages(shard_rows=50)))
+    render_images(make_settings(render_images={"shard_rows": 50}))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
     pictures = read_table(out.glob("images-*.parquet"), IMAGES)
-    render_images(Settings(render_images=RenderImages(shard_rows=7)))
+    render_images(make_settings(render_images={"shard_rows": 7}))
     assert read_table(out.glob("images-*.parquet"), IMAGES).equals(pictures)
 
 
@@ -112,15 +112,15 @@ def test_a_diffusion_models_pictures_go_the_same_way(project: Path) -> None:
     save_tiny_pipeline(project / "model")
     rows = [row(f"row-{n}", "an owl and " * 40 if n == 3 else UNSAFE) for n in range(6)]
     write_table(project / "results/rewrite_captions/captions.parquet", rows, CAPTIONS)
-    how = Diffusers(model="model", steps=1, batch_size=4)
-    few = RenderImages(engine="diffusers", image_size=16, diffusers=how, max_dropped_share=0.1)
+    diffusers = {"model": "model", "steps": 1, "batch_size": 4}
+    few = {"engine": "diffusers", "image_size": 16, "diffusers": diffusers, "max_dropped_share": 0.1}
     with pytest.raises(
         DataError, match=r"1 of 6 rows have no picture, more than `max_dropped_share` 0.1; 1 of them: gen"
     ):
-        render_images(Settings(render_images=few))
+        render_images(make_settings(render_images=few))
     assert not (project / "results/render_images").exists()
     assert list((project / "work/render_images").rglob("*.parquet"))  # kept for the next run
-    render_images(Settings(render_images=few.model_copy(update={"max_dropped_share": 0.2})))
+    render_images(make_settings(render_images={**few, "max_dropped_share": 0.2}))
     out = project / "results/render_images"
     truth = read_table(out / "truth.parquet", TRUTH).to_pylist()
     assert [(r["text_unsafe"], r["image_unsafe"], r["glyphs_generated"]) for r in truth] == [

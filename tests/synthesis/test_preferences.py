@@ -15,9 +15,9 @@ from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import TrainingError
 from safeclip.core.guard import load_guard
 from safeclip.core.taxonomy import Phrase
+from safeclip.settings import Drawing, load_settings
 from safeclip.settings import Preference as PreferenceSettings
-from safeclip.settings import RewriteCaptions, TuneRewriter, load_settings
-from safeclip.stages.tune_rewriter import Settings, tune_rewriter
+from safeclip.stages.tune_rewriter import tune_rewriter
 from safeclip.synthesis import preferences as preference_tuning
 from safeclip.synthesis.answers import DESTROYED, RewriteOutcome
 from safeclip.synthesis.captions import SafeCaption
@@ -39,13 +39,17 @@ from safeclip.synthesis.preferences import (
     tune_dpo,
 )
 from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
+from tests.support.params import make_settings
 from tests.synthesis.test_rewriter import PAIRS, QUICK
 from tests.synthesis.tiny import MINOR, SEXUAL, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 GUARD = load_guard().with_placeholders(minors=[MINOR], sexual=[SEXUAL])
 ASKED = RewriteRequest("a", "a man carries a guitar by the river", "a gun", ("violence",))
-SHORT = PreferenceSettings(captions=8, draws=2, margin=0.0, batch_size=2, learning_rate=1e-3, epochs=2)
+SHORT = PreferenceSettings(
+    captions=8, draws=2, temperature=1.0, margin=0.0, beta=0.1, sft_weight=0.2, epochs=2, batch_size=2,
+    learning_rate=1e-3,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +213,7 @@ def test_rewrites_that_were_drawn_are_not_drawn_again(
     model: tuple[str, Path], sft: TunedRewriter, tmp_path: Path
 ) -> None:
     save_rewriter(sft, "tiny", tmp_path)
-    settings = RewriteCaptions(batch_size=4, max_new_tokens=4, dtype="float32")
+    settings = Drawing(batch_size=4, max_new_tokens=4, temperature=0.7, top_p=0.95, dtype="float32")
     requests = [RewriteRequest(f"row-{n}", f"a man by river {n}", "a gun") for n in range(10)]
 
     def drawn(adapter: Path, scratch: Scratch | None) -> object:
@@ -239,18 +243,17 @@ def test_the_stage_keeps_what_sft_left_beside_what_dpo_made(
         first = (ROOT / "data" / name).read_text().splitlines(keepends=True)[:lines]
         (tmp_path / "data" / name).write_text("".join(first))
     own = QUICK.model_copy(update={"model": model[0], "preference": SHORT})
-    tune_rewriter(Settings(tune_rewriter=own))
+    tune_rewriter(make_settings(tune_rewriter=own))
     out = tmp_path / "results" / "tune_rewriter"
     sft, final = folder_digest(out / "sft" / "adapter"), folder_digest(out / "adapter")
     report = json.loads((out / "preferences.json").read_text())
     assert sft != final
     assert report["rewrites"] == 16
     assert report["pairs"] <= 8
-    tune_rewriter(Settings(tune_rewriter=own.model_copy(update={"preference": None})))
+    tune_rewriter(make_settings(tune_rewriter=own.model_copy(update={"preference": None})))
     assert folder_digest(out / "adapter") == sft  # the default stops where DPO begins
     assert not (out / "sft").exists()
 
 
 def test_the_default_profile_stops_after_sft() -> None:
     assert load_settings(ROOT / "params.yaml").tune_rewriter.preference is None
-    assert TuneRewriter().preference is None

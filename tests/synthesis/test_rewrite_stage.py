@@ -14,9 +14,10 @@ import pytest
 from safeclip.core.errors import DataError
 from safeclip.core.guard import load_guard
 from safeclip.core.records import CAPTIONS, QUARANTINE, read_table
-from safeclip.settings import Compute, Data, RewriteCaptions, Settings, TuneRewriter
+from safeclip.settings import Settings
 from safeclip.stages.rewrite_captions import rewrite_captions
 from safeclip.synthesis.engines import RewriteAnswer, RewriteRequest
+from tests.support.params import make_settings
 from tests.synthesis.tiny import MINOR, SEXUAL, make_model
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -28,11 +29,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     model, adapter = make_model(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(adapter, tmp_path / "results" / "tune_rewriter" / "adapter")
-    return Settings(
-        compute=Compute(workers=1),
-        data=Data(path=str(DATA), train=6, val=3, test=3),
-        tune_rewriter=TuneRewriter(model=model),
-        rewrite_captions=RewriteCaptions(batch_size=5, max_new_tokens=6, max_dropped_share=1.0),
+    return make_settings(
+        compute={"workers": 1},
+        data={"path": str(DATA), "train": 6, "val": 3, "test": 3},
+        tune_rewriter={"model": model},
+        rewrite_captions={"batch_size": 5, "max_new_tokens": 6, "max_dropped_share": 1.0},
     )
 
 
@@ -107,7 +108,7 @@ def test_a_run_of_its_own_gives_the_same_bytes(settings: Settings, tmp_path: Pat
 
 
 def test_too_many_lost_rows_stop_the_chain(settings: Settings, tmp_path: Path) -> None:
-    strict = RewriteCaptions(batch_size=5, max_new_tokens=6, max_dropped_share=0.0)
+    strict = settings.rewrite_captions.model_copy(update={"max_dropped_share": 0.0})
     with pytest.raises(
         DataError, match=r"of 12 rows lost .*`rewrite_captions\.max_dropped_share` = 0\.0"
     ) as error:

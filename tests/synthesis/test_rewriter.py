@@ -12,7 +12,6 @@ from peft import PeftModel
 
 from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import ModelError
-from safeclip.settings import TuneRewriter
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter, prompt_messages
 from safeclip.synthesis.language_model import (
     folder_digest,
@@ -23,6 +22,7 @@ from safeclip.synthesis.language_model import (
 )
 from safeclip.synthesis.pairs import CuratedPair
 from safeclip.synthesis.rewriter import save_rewriter, tune
+from tests.support.params import make_settings
 from tests.synthesis.tiny import SETTINGS, make_model
 
 PEOPLE, PLACES = ("a man", "a woman", "a chef", "a farmer"), ("near the river", "in the park", "at the bank")
@@ -37,7 +37,9 @@ PAIRS = [
     for person in PEOPLE
     for place in PLACES
 ]
-QUICK = TuneRewriter(lora_rank=4, epochs=1, batch_size=6, dtype="float32")
+QUICK = make_settings(
+    tune_rewriter={"lora_rank": 4, "epochs": 1, "batch_size": 6, "dtype": "float32"}
+).tune_rewriter
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 def test_the_real_model_learns_and_then_rewrites(tmp_path: Path) -> None:
     folder = model_folder("smollm2-135m")
-    settings = TuneRewriter(epochs=3, batch_size=6, learning_rate=2e-3, warmup_steps=0)
+    recipe = {"epochs": 3, "batch_size": 6, "learning_rate": 2e-3, "warmup_steps": 0, "dtype": "float32"}
+    settings = make_settings(tune_rewriter=recipe).tune_rewriter
     tuned = tune(folder, PAIRS, settings, seed=1)
     assert tuned.losses[-1] < 0.6 * tuned.losses[0]
     save_rewriter(tuned, "smollm2-135m", tmp_path)

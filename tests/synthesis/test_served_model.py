@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from safeclip.core.errors import ModelError
-from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.language_model import load_model, load_rewriter, load_tokenizer
 from safeclip.synthesis.vllm_server import served_model
+from tests.support.params import make_settings
 from tests.synthesis.tiny import make_model
 
-SETTINGS = RewriteCaptions(engine="vllm", dtype="float32")
+SETTINGS = make_settings(rewrite_captions={"engine": "vllm", "dtype": "float32"}).rewrite_captions
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import pytest
 
 from safeclip.core.errors import ModelError
 from safeclip.core.guard import load_guard
-from safeclip.settings import RewriteCaptions, Vllm
 from safeclip.synthesis.answers import AnswerCheck
 from safeclip.synthesis.chat import ChatEndpoint, ChatRequest, Sampling
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import model_folder
 from safeclip.synthesis.vllm_server import LOG, open_rewriter, serve
+from tests.support.params import make_settings
 from tests.support.servers import not_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def started(*arguments: str, **changes: float) -> AbstractContextManager[ChatEndpoint]:
     """A server of ours with further arguments and other settings."""
-    own = Vllm(arguments=arguments, max_attempts=2, **changes)
+    changed = {"vllm": {"arguments": arguments, "max_attempts": 2, **changes}}
+    own = make_settings(rewrite_captions=changed).rewrite_captions.vllm
     return serve(MODEL, own, dtype="bfloat16", threads=1, section="rewrite_captions.vllm")
 
 
@@ -150,11 +151,11 @@ def test_a_missing_environment_says_what_to_run(project: Path) -> None:
 
 _KILLED = """
 import sys
-from safeclip.settings import Vllm
+from safeclip.settings import LlmVllm
 from safeclip.synthesis.chat import ChatRequest, Sampling
 from safeclip.synthesis.vllm_server import serve
 
-with serve(["--model", "folder"], Vllm(), dtype="bfloat16", threads=1, section="vllm") as endpoint:
+with serve(["--model", "folder"], LlmVllm(), dtype="bfloat16", threads=1, section="vllm") as endpoint:
     request = ChatRequest("row", ({"role": "user", "content": "hello"},), 1)
     print(endpoint.ask([request], Sampling(8, 0.7, 0.95))[0].text, flush=True)
     sys.stdin.read()
@@ -205,7 +206,10 @@ def test_vllm_serves_the_tuned_model(
         for person in people
         for thing in things
     ]
-    chosen = RewriteCaptions(engine="vllm", vllm=Vllm(environment=str(vllm_environment), start_seconds=600))
+    vllm = {"environment": str(vllm_environment), "start_seconds": 600}
+    chosen = make_settings(
+        rewrite_captions={"engine": "vllm", "vllm": vllm, "dtype": "bfloat16"}
+    ).rewrite_captions
     with open_rewriter(str(ROOT / folder), adapter, chosen, seed=1, threads=2) as make:
         answers = make().rewrite(rows)
         group = os.getpgid(next(pid for pid, line in processes().items() if "--served-model-name" in line))

@@ -10,12 +10,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest, TransformersRewriter
 from safeclip.synthesis.language_model import model_folder
+from tests.support.params import make_settings
 
-SETTINGS = RewriteCaptions(batch_size=4, max_new_tokens=8)
+SETTINGS = make_settings(
+    rewrite_captions={"batch_size": 4, "max_new_tokens": 8, "dtype": "float32"}
+).rewrite_captions
 MINOR, SEXUAL = "zorblat", "quimfle"  # made-up words, put on the guard's lists for a test
 
 

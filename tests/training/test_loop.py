@@ -16,7 +16,6 @@ import torch
 
 from safeclip.core.errors import SettingsError, TrainingError
 from safeclip.encoders.lora import adapter_parameters, load_candidate, save_adapter
-from safeclip.settings import WiseFtAlpha
 from safeclip.training.loop import (
     BAD_BATCH,
     batch_rows,
@@ -186,7 +185,7 @@ def test_the_learning_rate_warms_up_and_then_falls_to_nothing():
 
 @pytest.mark.parametrize("tower", ["text", "image"])
 def test_a_tower_of_which_nothing_is_kept_stays_the_base(encoder, splits, tmp_path, tower):
-    shares = WiseFtAlpha(text=1.0).model_copy(update={tower: 0.0})
+    shares = RECIPE.wise_ft_alpha.model_copy(update={"text": 1.0, tower: 0.0})
     recipe = RECIPE.model_copy(update={"wise_ft_alpha": shares})
     outcome = finetune(encoder, *splits, recipe, seed=0, folder=tmp_path / "run")
     factors = adapter_parameters(outcome.model)

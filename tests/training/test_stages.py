@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 from safeclip.core.errors import DataError, ModelError
 from safeclip.core.records import QUADRUPLETS, write_table
 from safeclip.encoders.lora import load_candidate
-from safeclip.settings import Finetune, Lora, Settings
 from safeclip.stages.embed_teacher import embed_teacher
 from safeclip.stages.finetune import finetune
+from tests.support.params import make_settings
 from tests.training.tiny import tiny_table, write_tiny_encoder
 
-SETTINGS = Settings(finetune=Finetune(lora=Lora(rank=4), steps=6, batch_size=8, validate_every=3))
+SETTINGS = make_settings(
+    finetune={
+        "lora": {"rank": 4}, "steps": 6, "batch_size": 8, "precision": "float32", "validate_every": 3,
+    }
+)  # fmt: skip
 DATASET = Path("results/validate_data/dataset")
 TAXONOMY = """
 categories: [violence]

@@ -12,23 +12,26 @@ import torch
 from safeclip.encoders.embed import embed_quadruplets
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import save_adapter
-from safeclip.settings import Finetune, Lora
 from safeclip.training.loop import finetune
 from safeclip.training.rows import prepare_rows
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.support.params import make_settings
 from tests.training.tiny import tiny_table
 
-RECIPE = Finetune(
-    lora=Lora(rank=4, alpha=4),
-    steps=12,
-    batch_size=8,
-    learning_rate=5e-3,
-    warmup_steps=2,
-    validate_every=4,
-    checkpoint_every=3,
-)
+RECIPE = make_settings(
+    finetune={
+        "lora": {"rank": 4, "alpha": 4},
+        "steps": 12,
+        "batch_size": 8,
+        "learning_rate": 5e-3,
+        "warmup_steps": 2,
+        "precision": "float32",
+        "validate_every": 4,
+        "checkpoint_every": 3,
+    }
+).finetune
 
 
 def main(folder: Path, out: Path, pause: float) -> None:

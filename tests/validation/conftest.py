@@ -13,12 +13,13 @@ from safeclip.core.records import IMAGES, QUADRUPLETS
 from safeclip.settings import ValidateData
 from safeclip.validation.facts import image_facts
 from safeclip.validation.quarantine import validate
+from tests.support.params import make_settings
 
 CATEGORIES = ("hate", "harassment", "violence", "self-harm", "sexual", "shocking", "illegal")
 PLACES = ("river", "bridge", "market", "garden", "harbour", "station", "museum", "forest", "castle", "desert")
 THINGS = ("bicycle", "violin", "kettle", "ladder", "teapot", "rocket", "anchor")
 STATES = [("unsafe", "unsafe")] * 7 + [("unsafe", "safe"), ("safe", "unsafe"), ("safe", "safe")]
-BOUNDS = ValidateData(min_rows=50, sample_rows=4)
+BOUNDS = make_settings(validate_data={"min_rows": 50, "sample_rows": 4}).validate_data
 FORBIDDEN = ("blorptoken", "zibbertoken")
 
 

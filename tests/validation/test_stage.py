@@ -13,12 +13,13 @@ from ruamel.yaml import YAML
 
 from safeclip.core.errors import DataError
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_dataset, write_table
-from safeclip.settings import Check, Settings
+from safeclip.settings import Check
 from safeclip.stages.validate_data import validate_data
+from tests.support.params import make_settings
 from tests.validation.conftest import BOUNDS, CATEGORIES
 
 CHECKS = BOUNDS.checks.model_copy(update={"min_vendi_share": Check(bound=0.05, on_fail="stop")})
-SETTINGS = Settings(validate_data=BOUNDS.model_copy(update={"checks": CHECKS}))
+SETTINGS = make_settings(validate_data=BOUNDS.model_copy(update={"checks": CHECKS}))
 
 
 def taxonomy() -> dict:
@@ -125,7 +126,7 @@ def test_a_check_warns_or_stops_as_params_say(project, capsys):
     assert "The data meets its contract" in page
     strict = CHECKS.model_copy(update={"max_repeated_captions": Check(bound=0.05, on_fail="stop")})
     with pytest.raises(DataError, match="stops the chain: repeated_captions"):
-        validate_data(Settings(validate_data=BOUNDS.model_copy(update={"checks": strict})))
+        validate_data(make_settings(validate_data=BOUNDS.model_copy(update={"checks": strict})))
 
 
 def test_without_the_labellers_agreement_it_says_what_to_rerun(project):

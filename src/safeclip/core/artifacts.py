@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+SCHEMA = Path("params/schema.json")  # of params.yaml, for editors
 RESULTS = Path("results")  # outputs of the stages, versioned by DVC
 WORK = Path("work")  # checkpoints, caches, locks: never versioned, may be deleted when nothing runs
 LOGS = Path("logs")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from safeclip.core.artifacts import WORK
 from safeclip.core.files import digest_of, sha256, tree_digest, write_text
-from safeclip.settings import Section
+from safeclip.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
 _LIBRARIES = (
@@ -62,14 +62,18 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch(stage: str, settings: Section, inputs: Iterable[Path]) -> Iterator[Scratch]:
-    """The scratch of `stage` for these settings (`compute.workers` apart) and the bytes of `inputs`.
+def open_scratch(
+    stage: str, settings: Settings, inputs: Iterable[Path], sections: Iterable[str] = ()
+) -> Iterator[Scratch]:
+    """The scratch of `stage` for its section of `settings`, the further `sections` and the bytes of `inputs`.
 
-    `inputs` are files or folders. The scratch stays if the block ends with an error or a kill, and is removed
-    when it ends well.
+    `compute.workers` does not count. `inputs` are files or folders. The scratch stays if the block ends with
+    an error or a kill, and is removed when it ends well.
     """
     parts = [
-        settings.model_dump_json(exclude={"compute": {"workers"}}),
+        settings.model_dump_json(
+            include={"seed", "compute", "data", stage, *sections}, exclude={"compute": {"workers"}}
+        ),
         *(tree_digest(path) for path in inputs),
         _versions(),
         _code(),

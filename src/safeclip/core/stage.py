@@ -7,30 +7,31 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from safeclip.core.artifacts import PARAMS, RESULTS
 from safeclip.core.errors import SafeclipError
 from safeclip.core.files import replacing, storage_fault
 from safeclip.core.permissions import restrict
 from safeclip.core.processes import die_with_starter, hold_alone
-from safeclip.settings import StageSettings, load
-
-Loaded = TypeVar("Loaded", bound=StageSettings)
+from safeclip.settings import Settings, load_settings
 
 
-def main(body: Callable[[Loaded], None], kind: type[Loaded]) -> None:
-    """Run a stage from the project's root: settings checked first, files readable by the owner only.
+def main(body: Callable[[Settings], None]) -> None:
+    """Run a stage, named after its function, from the project's root.
 
-    One process of a stage runs at a time (of each rank, where torchrun started several), and dies with
-    whoever started it. Exit status 1 with one line on standard error for a `SafeclipError` and for a disk
-    that is full or read-only.
+    All of params.yaml is checked first. Files are readable by the owner only. One process of a stage runs at
+    a time (of each rank, where torchrun started several), and dies with whoever started it.
+
+    Raises:
+        SystemExit: Status 1, with one line on standard error, for a `SafeclipError` and for a disk that is
+            full or read-only.
     """
     die_with_starter()
     os.umask(0o077)
     restrict(Path())  # DVC caches the outputs with the caller's umask, results/ may be from a checkout
     try:
-        settings = load(kind, PARAMS)
+        settings = load_settings(PARAMS)
         hold_alone(body.__name__ + os.environ.get("LOCAL_RANK", "0").lstrip("0"))
         _set_threads(settings.compute.threads)
         body(settings)

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from safeclip.core.artifacts import DataFolder
+from safeclip.core.device import default_device, resolve_dtype
 from safeclip.core.errors import ModelError
 from safeclip.core.parts import load_part
 from safeclip.labels.calibration import Calibration
@@ -288,15 +289,19 @@ def open_yes_no_model(cfg: Llm, *, threads: int) -> Iterator[YesNoModel]:
     Raises:
         ModelError: the model does not load, or a server does not start, is not there or does not serve it.
     """
+    # the model in this process computes on the CPU
+    dtype = resolve_dtype(cfg.dtype, "cpu" if cfg.engine == "transformers" else default_device())
+    if dtype != cfg.dtype:
+        print(f"label_safety: dtype auto of {cfg.model} is {dtype}", flush=True)
     if cfg.engine == "transformers":
-        yield TransformersYesNo(cfg.model, cfg.dtype, cfg.batch_size)
+        yield TransformersYesNo(cfg.model, dtype, cfg.batch_size)
         return
 
     def arguments() -> list[str]:
         return ["--model", model_folder(cfg.model), "--served-model-name", cfg.vllm.model]
 
     section = "label_safety.text.vllm"
-    with open_endpoint(cfg.vllm, arguments, dtype=cfg.dtype, threads=threads, section=section) as endpoint:
+    with open_endpoint(cfg.vllm, arguments, dtype=dtype, threads=threads, section=section) as endpoint:
         yield ServedYesNo(endpoint)
 
 

@@ -39,16 +39,20 @@ def override_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def override_values(path: Path, changes: Mapping[str, Any]) -> None:
-    """Change values in such a file; what is no section is replaced, a missing section is made."""
+    """Change values in such a file, in nested sections too; lists are replaced, missing keys are made."""
     yaml = YAML()
     params = yaml.load(path.read_text(encoding="utf-8"))
-    for section, values in changes.items():
-        if isinstance(values, Mapping):
-            params.setdefault(section, {}).update(values)
-        else:
-            params[section] = values
+    _merge(params, changes)
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
+
+
+def _merge(tree: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
 
 
 def apply_profile(root: Path, name: str) -> list[str]:

@@ -20,7 +20,7 @@ from safeclip.evaluation.scenes import Scenes, evidence_digests, scenes_with_tru
 from safeclip.evaluation.summary import summarise
 from safeclip.metrics.intervals import Resampling, contrast_interval
 from safeclip.metrics.outcomes import Measured, measured
-from safeclip.settings import Audit, StageSettings
+from safeclip.settings import Settings
 
 STAGE = "audit"
 DATASET = RESULTS / "validate_data" / "dataset"
@@ -31,10 +31,6 @@ MARKERS = {"style": ("safe_styled", REFERENCE), "corner": ("safe_cornered", REFE
 """Marked group and the same pictures unmarked, by marker."""
 REMOVED = {"generated_safe": "generated_safe_plain", "unsafe_generated": "unsafe_plain"}
 """Generated group -> the same captions drawn without the marker."""
-
-
-class Settings(StageSettings):
-    audit: Audit = Audit()
 
 
 def audit(settings: Settings) -> None:
@@ -104,4 +100,4 @@ def _paired(found: dict[str, Measured], group: str, reference: str, how: Resampl
 
 
 if __name__ == "__main__":
-    main(audit, Settings)
+    main(audit)

@@ -9,13 +9,9 @@ from safeclip.core.stage import RESULTS, main, output
 from safeclip.encoders.embed import embed_quadruplets
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.teacher import write_teacher
-from safeclip.settings import EmbedTeacher, StageSettings
+from safeclip.settings import Settings
 
 SPLITS = ("train", "val")  # test is evaluate's alone
-
-
-class Settings(StageSettings):
-    embed_teacher: EmbedTeacher = EmbedTeacher()
 
 
 def embed_teacher(settings: Settings) -> None:
@@ -30,4 +26,4 @@ def embed_teacher(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(embed_teacher, Settings)
+    main(embed_teacher)

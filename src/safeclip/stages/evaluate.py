@@ -26,15 +26,11 @@ from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, set_digest,
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
 from safeclip.metrics.retrieval import retrieval_outcomes
-from safeclip.settings import Evaluate, StageSettings
+from safeclip.settings import Settings
 
 DATASET = RESULTS / "validate_data" / "dataset"
 TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
-
-
-class Settings(StageSettings):
-    evaluate: Evaluate = Evaluate()
 
 
 def evaluate(settings: Settings) -> None:
@@ -135,4 +131,4 @@ def _digests(settings: Settings, encoders: dict[str, Encoder], outcomes: Path) -
 
 
 if __name__ == "__main__":
-    main(evaluate, Settings)
+    main(evaluate)

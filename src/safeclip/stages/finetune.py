@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from safeclip.core.artifacts import DATASET, TEACHER, DataFolder
 from safeclip.core.checkpoints import open_scratch
+from safeclip.core.device import default_device, resolve_setting
 from safeclip.core.files import write_json
 from safeclip.core.records import read_dataset
 from safeclip.core.stage import main, output
@@ -19,16 +20,12 @@ from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import save_adapter, set_adapter
 from safeclip.encoders.teacher import read_teacher
-from safeclip.settings import Finetune, StageSettings
+from safeclip.settings import Finetune, Settings
 from safeclip.training import loop
 from safeclip.training.augment import crop_captions, insert_concepts
 from safeclip.training.distributed import Ranks, init_distributed
 from safeclip.training.objectives import find_objective
 from safeclip.training.rows import Rows, prepare_rows
-
-
-class Settings(StageSettings):
-    finetune: Finetune = Finetune()
 
 
 def finetune(settings: Settings) -> None:
@@ -43,6 +40,7 @@ def finetune(settings: Settings) -> None:
         # replaces this process: a signal to the stage then reaches torchrun, and its end ends the ranks
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         os.execv(sys.executable, [sys.executable, *torchrun, "-m", "safeclip.stages.finetune"])
+    settings = resolve_setting(settings, "finetune", "precision", default_device())
     data = DataFolder(Path(settings.data.path))
     with init_distributed() as ranks:
         if not ranks.is_main:
@@ -149,4 +147,4 @@ def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    main(finetune, Settings)
+    main(finetune)

@@ -24,13 +24,9 @@ from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.encoders.teacher import read_teacher
 from safeclip.packaging.probes import Labelled, fit_probe
-from safeclip.settings import FitProbes, StageSettings
+from safeclip.settings import Settings
 
 SPLITS = ("train", "val")  # test is evaluate's alone
-
-
-class Settings(StageSettings):
-    fit_probes: FitProbes = FitProbes()
 
 
 def fit_probes(settings: Settings) -> None:
@@ -87,4 +83,4 @@ def _both(embedded: Quadruplets, modality: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(fit_probes, Settings)
+    main(fit_probes)

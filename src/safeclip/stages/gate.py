@@ -5,13 +5,9 @@ from __future__ import annotations
 from safeclip.core.files import write_json
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.gate.verdict import decide, read_evidence, rule_lines
-from safeclip.settings import Gate, StageSettings
+from safeclip.settings import Settings
 
 VERDICT = RESULTS / "gate" / "verdict.json"
-
-
-class Settings(StageSettings):
-    gate: Gate = Gate()
 
 
 def gate(settings: Settings) -> None:
@@ -23,4 +19,4 @@ def gate(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(gate, Settings)
+    main(gate)

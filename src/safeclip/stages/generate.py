@@ -36,17 +36,13 @@ from safeclip.labels.calibration import calibration_images
 from safeclip.labels.ensemble import Ensemble, calibrate
 from safeclip.labels.image import make_image_labeller
 from safeclip.metrics.intervals import Resampling
-from safeclip.settings import Generate, StageSettings
+from safeclip.settings import Settings
 from safeclip.synthesis.images import ImageEngine, RenderRequest
 
 STAGE = "generate"
 DATASET = RESULTS / "validate_data" / "dataset"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 Pictures = list[list[bytes | None]]
-
-
-class Settings(StageSettings):
-    generate: Generate = Generate()
 
 
 def generate(settings: Settings) -> None:
@@ -199,4 +195,4 @@ def _shown(
 
 
 if __name__ == "__main__":
-    main(generate, Settings)
+    main(generate)

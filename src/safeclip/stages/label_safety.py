@@ -30,14 +30,10 @@ from safeclip.labels.ensemble import (
 )
 from safeclip.labels.image import make_image_labeller
 from safeclip.labels.text import NgramTextLabeller, make_text_labeller
-from safeclip.settings import LabelSafety, StageSettings
+from safeclip.settings import Settings
 from safeclip.synthesis.pairs import load_pairs
 
 STAGE = "label_safety"
-
-
-class Settings(StageSettings):
-    label_safety: LabelSafety = LabelSafety()
 
 
 def label_safety(settings: Settings) -> None:
@@ -156,4 +152,4 @@ def _errors_against_truth(captions: pa.Table, columns: dict[str, Any]) -> dict[s
 
 
 if __name__ == "__main__":
-    main(label_safety, Settings)
+    main(label_safety)

@@ -16,13 +16,9 @@ from safeclip.core.stage import main, output
 from safeclip.encoders.load import Encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.packaging.bento import ModelFacts, build_bento, model_card, write_model
-from safeclip.settings import Package, StageSettings
+from safeclip.settings import Settings
 
 SCRATCH = WORK / "package"
-
-
-class Settings(StageSettings):
-    package: Package = Package()
 
 
 def package(settings: Settings) -> None:
@@ -86,4 +82,4 @@ def passed_verdict(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(package, Settings)
+    main(package)

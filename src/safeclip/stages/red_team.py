@@ -25,11 +25,7 @@ from safeclip.redteam.runner import (
     outcome_rows,
     unsafe_queries,
 )
-from safeclip.settings import RedTeam, StageSettings
-
-
-class Settings(StageSettings):
-    red_team: RedTeam = RedTeam()
+from safeclip.settings import Settings
 
 
 def red_team(settings: Settings) -> None:
@@ -100,4 +96,4 @@ def red_team(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(red_team, Settings)
+    main(red_team)

@@ -13,7 +13,7 @@ from safeclip.core.files import write_json
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
-from safeclip.settings import RenderImages, StageSettings
+from safeclip.settings import Settings
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.images import (
     STAGE,
@@ -23,10 +23,6 @@ from safeclip.synthesis.images import (
     SafePictures,
     render_rows,
 )
-
-
-class Settings(StageSettings):
-    render_images: RenderImages = RenderImages()
 
 
 def render_images(settings: Settings) -> None:
@@ -119,4 +115,4 @@ def _states(truth: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(render_images, Settings)
+    main(render_images)

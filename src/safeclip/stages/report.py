@@ -19,17 +19,12 @@ from safeclip.core.stage import RESULTS, main, output
 from safeclip.gate.rules import Difference, compare_rules
 from safeclip.report.page import Findings, make_report
 from safeclip.report.sections import MODELS, Line, lookups
-from safeclip.settings import Gate, Report, StageSettings
+from safeclip.settings import Gate, Settings
 
 DATASET = RESULTS / "validate_data" / "dataset"
 METRICS = RESULTS / "evaluate" / "metrics.json"
 
 _SHOWN = ("id", "categories", "caption_safe", "caption_generated", "image_safe", "image_generated")
-
-
-class Settings(StageSettings):
-    gate: Gate = Gate()
-    report: Report = Report()
 
 
 def report(settings: Settings) -> None:
@@ -136,4 +131,4 @@ def _read_history(path: Path) -> list[dict[str, float | None]]:
 
 
 if __name__ == "__main__":
-    main(report, Settings)
+    main(report)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safeclip.core.checkpoints import WORK, remove_stale
+from safeclip.core.device import default_device, resolve_setting
 from safeclip.core.files import write_json
 from safeclip.core.guard import Guard, load_guard
 from safeclip.core.records import CAPTIONS, QUARANTINE, write_table
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
 from safeclip.encoders.load import load_encoder
-from safeclip.settings import RewriteCaptions, StageSettings, TuneRewriter
+from safeclip.settings import Settings
 from safeclip.synthesis.answers import AnswerCheck, RewriteOutcome
 from safeclip.synthesis.captions import SafeCaption, load_captions, select_captions
 from safeclip.synthesis.concepts import ConceptDraw, concept_report, draw_concepts, nearness
@@ -32,13 +33,11 @@ from safeclip.synthesis.vllm_server import open_rewriter
 ADAPTER = RESULTS / "tune_rewriter" / "adapter"
 
 
-class Settings(StageSettings):
-    tune_rewriter: TuneRewriter = TuneRewriter()
-    rewrite_captions: RewriteCaptions = RewriteCaptions()
-
-
 def rewrite_captions(settings: Settings) -> None:
     """data/, adapter -> results/rewrite_captions/{captions, quarantine}.parquet, {counts, concepts}.json."""
+    # the transformers engine computes on the CPU, in several workers
+    device = default_device() if settings.rewrite_captions.engine == "vllm" else "cpu"
+    settings = resolve_setting(settings, "rewrite_captions", "dtype", device)
     guard, own, seed = load_guard(), settings.rewrite_captions, settings.seed
     limits = {"train": settings.data.train, "val": settings.data.val, "test": settings.data.test}
     captions = select_captions(load_captions(Path(settings.data.path) / "captions.jsonl"), limits)
@@ -101,4 +100,4 @@ def _run(settings: Settings, job: RewriteJob, requests: Sequence[RewriteRequest]
 
 
 if __name__ == "__main__":
-    main(rewrite_captions, Settings)
+    main(rewrite_captions)

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from safeclip.core.checkpoints import Scratch, open_scratch
+from safeclip.core.device import default_device, resolve_setting
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
-from safeclip.settings import Preference, RewriteCaptions, StageSettings, TuneRewriter
+from safeclip.settings import Drawing, Preference, Settings
 from safeclip.synthesis.captions import load_captions
 from safeclip.synthesis.language_model import load_model, load_tokenizer, model_folder
 from safeclip.synthesis.pairs import load_pairs
@@ -30,21 +31,18 @@ from safeclip.synthesis.rewriter import TunedRewriter, save_rewriter, tune
 STAGE = "tune_rewriter"
 
 
-class Settings(StageSettings):
-    tune_rewriter: TuneRewriter = TuneRewriter()
-
-
 def tune_rewriter(settings: Settings) -> None:
     """data/curated_pairs.jsonl -> results/tune_rewriter/{adapter/, loss.csv}.
 
     With `preference`, that is sft/ and the adapter is what DPO made of it, beside preferences.json.
     """
+    settings = resolve_setting(settings, "tune_rewriter", "dtype", default_device())
     data, own = Path(settings.data.path), settings.tune_rewriter
     pairs = load_pairs(data / "curated_pairs.jsonl", load_guard(), load_taxonomy(data / "taxonomy.yaml"))
     folder = model_folder(own.model)
     print(f"{STAGE}: {own.model}, {len(pairs)} pairs, {own.epochs} epochs", flush=True)
     inputs = [data / "curated_pairs.jsonl", data / "taxonomy.yaml", Path(folder)]
-    with open_scratch(STAGE, settings, inputs) as scratch:
+    with open_scratch(STAGE, settings, inputs, ["rewrite_captions"]) as scratch:
         tuned = tune(folder, pairs, own, seed=settings.seed, report=_report, scratch=scratch)
         print(f"{STAGE}: loss {tuned.losses[0]:.2f} -> {tuned.losses[-1]:.2f}", flush=True)
         with output(STAGE) as out:
@@ -83,7 +81,14 @@ def rank_rewrites(settings: Settings, own: Preference, adapter: Path, scratch: S
     train = sorted((row for row in captions if row.split == "train"), key=lambda row: row.id)[: own.captions]
     requests = draw_requests(train, taxonomy.phrases, guard, draws=own.draws, seed=seed)
     print(f"{STAGE}: drawing {own.draws} rewrites of {len(train)} captions", flush=True)
-    drawing = RewriteCaptions(temperature=own.temperature, dtype=settings.tune_rewriter.dtype)
+    # as rewrite_captions draws, but for the temperature, and in this process
+    drawing = Drawing(
+        batch_size=settings.rewrite_captions.batch_size,
+        max_new_tokens=settings.rewrite_captions.max_new_tokens,
+        top_p=settings.rewrite_captions.top_p,
+        temperature=own.temperature,
+        dtype=settings.tune_rewriter.dtype,
+    )
     outcomes, said = draw_rewrites(folder, adapter, requests, drawing, guard, seed=seed, scratch=scratch)
     dtype = getattr(torch, settings.tune_rewriter.dtype)
     embed = HiddenStates(load_model(folder, dtype), load_tokenizer(folder))
@@ -99,4 +104,4 @@ def _report(step: int, loss: float) -> None:
 
 
 if __name__ == "__main__":
-    main(tune_rewriter, Settings)
+    main(tune_rewriter)

@@ -24,7 +24,7 @@ from safeclip.core.records import (
 )
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
-from safeclip.settings import StageSettings, ValidateData
+from safeclip.settings import Settings
 from safeclip.validation.facts import image_facts, join_rows
 from safeclip.validation.health import distributions, examine, read_baseline
 from safeclip.validation.page import choose_samples, make_page, sample_cards, summarise
@@ -39,10 +39,6 @@ from safeclip.validation.quarantine import (
 
 _EARLIER = ("rewrite_captions", "render_images")
 _LOGS = artifacts.LOGS / "validate_data"
-
-
-class Settings(StageSettings):
-    validate_data: ValidateData = ValidateData()
 
 
 def validate_data(settings: Settings) -> None:
@@ -156,4 +152,4 @@ def _log(summary: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(validate_data, Settings)
+    main(validate_data)

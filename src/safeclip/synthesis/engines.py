@@ -23,7 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from safeclip.settings import RewriteCaptions
+from safeclip.settings import Drawing
 from safeclip.synthesis.language_model import load_rewriter, load_tokenizer
 from safeclip.synthesis.row_noise import keyed_draw, only, row_key
 
@@ -74,7 +74,7 @@ class Rewriter(Protocol):
 class TransformersRewriter:
     """The tuned language model in this process; batched, padded on the left, sampled with keyed noise."""
 
-    def __init__(self, folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int) -> None:
+    def __init__(self, folder: str, adapter: Path, settings: Drawing, *, seed: int) -> None:
         self.name = "transformers"
         self._settings = settings
         self._seed = seed

@@ -31,8 +31,8 @@ from safeclip.core.errors import TrainingError
 from safeclip.core.guard import Guard
 from safeclip.core.taxonomy import Phrase
 from safeclip.core.text import ordered_overlap
+from safeclip.settings import Drawing
 from safeclip.settings import Preference as PreferenceSettings
-from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import AnswerCheck, RewriteOutcome, clean
 from safeclip.synthesis.captions import SafeCaption
 from safeclip.synthesis.engines import RewriteRequest, TransformersRewriter, prompt_messages
@@ -236,7 +236,7 @@ def draw_rewrites(
     folder: str,
     adapter: Path,
     requests: Sequence[RewriteRequest],
-    settings: RewriteCaptions,
+    settings: Drawing,
     guard: Guard,
     *,
     seed: int,
@@ -259,9 +259,7 @@ def draw_rewrites(
 class _Drawing:
     """Micro-batches one after another; the model is loaded for the first that is not kept."""
 
-    def __init__(
-        self, folder: str, adapter: Path, settings: RewriteCaptions, guard: Guard, seed: int
-    ) -> None:
+    def __init__(self, folder: str, adapter: Path, settings: Drawing, guard: Guard, seed: int) -> None:
         self._make = partial(TransformersRewriter, folder, adapter, settings, seed=seed)
         self._engine: TransformersRewriter | None = None
         self._check = AnswerCheck(guard)
