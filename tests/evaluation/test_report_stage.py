@@ -89,7 +89,11 @@ def test_the_rules_of_production_are_read_from_its_record(results):
     report(make_settings())
     assert "are not on record" in (results / "report/index.html").read_text()
     gate = {
-        "rules": [{"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}]
+        "rules": [
+            {"id": "gone", "metric": "zeroshot.top1", "op": ">=", "value": 0.1, "why": "a rule of old"}
+        ],
+        "bootstrap": 1000,
+        "confidence": 0.95,
     }
     Path("release/production.json").write_text("{" + head + f', "gate": {json.dumps(gate)}' + "}")
     report(make_settings())

@@ -1,6 +1,7 @@
 """The stage on real files: what comes in goes out, to quarantine, or stops the chain with one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, QUARANTINE, read_d
 from safeclip.settings import Check
 from safeclip.stages.validate_data import validate_data
 from tests.support.params import make_settings
+from tests.support.toy import PROJECT
 from tests.validation.conftest import BOUNDS, CATEGORIES
 
 CHECKS = BOUNDS.checks.model_copy(update={"min_vendi_share": Check(bound=0.05, on_fail="stop")})
@@ -150,7 +152,7 @@ def test_counts_that_do_not_add_up_stop_the_chain(project):
 
 
 def test_without_the_stages_before_it_fails_in_one_line(tmp_path):
-    YAML().dump({"seed": 1}, tmp_path / "params.yaml")
+    shutil.copy(PROJECT / "params.yaml", tmp_path)
     command = [sys.executable, "-m", "safeclip.stages.validate_data"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 1

@@ -73,12 +73,13 @@ def apply_profile(root: Path, name: str) -> list[str]:
         shutil.copy2(path, trial)
         override_values(trial, changes)
         load_settings(trial)
+        after = plain.load(trial.read_text(encoding="utf-8"))
         os.replace(trial, path)
     return [
         f"{section}.{key}"
         for section, values in changes.items()
-        for key, value in values.items()
-        if before[section].get(key) != value
+        for key in values
+        if before[section].get(key) != after[section][key]
     ]
 
 
