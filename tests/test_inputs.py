@@ -188,6 +188,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder in which everything is right; the encoder is tiny."""
     root = tmp_path_factory.mktemp("inputs") / "project"
     (root / "data").mkdir(parents=True)
+    (root / PRODUCTION).parent.mkdir()
     for name in (PARAMS, TAXONOMY, PAIRS, PICTURES, PROMPTS, PRODUCTION):
         shutil.copyfile(PROJECT / name, root / name)
     lines(ROW)(root / SAFE)

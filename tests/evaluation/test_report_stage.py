@@ -105,9 +105,8 @@ def test_the_rules_of_production_are_read_from_its_record(results):
 
 @pytest.mark.parametrize("text", ["{}", '{"points": [{"objective": "a"}]}', '{"points": 3}', "x"])
 def test_a_broken_frontier_file_is_named(results, text):
-    Path("docs").mkdir()
     Path("release/frontier.json").write_text(text)
-    with pytest.raises(DataError, match=r"docs/frontier\.json: not the points of a frontier"):
+    with pytest.raises(DataError, match=r"release/frontier\.json: not the points of a frontier"):
         report(make_settings())
 
 

@@ -175,7 +175,7 @@ def test_the_bento_holds_the_service_and_nothing_of_the_training_code(packaged: 
     sources = {name.split("src/safeclip/")[1] for name in names if "src/safeclip/" in name}
     assert "serving/service.py" in sources
     folders = {source.split("/")[0] for source in sources if "/" in source}
-    assert folders == {"encoders", "retrieval", "serving"}
+    assert folders == {"core", "encoders", "metrics", "serving"}
     assert not any(name.endswith((".parquet", ".jsonl")) for name in names)
 
 
@@ -215,4 +215,4 @@ def test_the_pins_of_the_bento_are_those_of_the_lock() -> None:
 
 def test_the_bento_includes_exactly_what_the_service_imports() -> None:
     included = YAML(typ="safe").load((ROOT / "bentofile.yaml").read_text())["include"]
-    assert sorted(included) == import_closure(ROOT, "safeclip.serving.service")
+    assert sorted(included) == import_closure(ROOT, ["safeclip.serving.service"])

@@ -28,7 +28,7 @@ def run_tiny_chain(folder: Path) -> TinyChain:
     model_folder(NAME, PROJECT / CACHE)  # converted once a checkout: half a minute that every copy would pay
     (root / CACHE).parent.mkdir()
     (root / CACHE).symlink_to(PROJECT / CACHE)
-    return TinyChain(root, run(root, "safeclip", "run", timeout=1100))
+    return TinyChain(root, run(root, "safeclip", "run", timeout=2400))
 
 
 def copy_chain(chain: TinyChain, folder: Path) -> Path:
