@@ -243,5 +243,6 @@ def _read_one_token(layer: nn.Module) -> bool:
         layer.attn, LoraAttention | FrozenAttention
     ):
         return False
-    layer.__class__, layer.read_at = LastLayer, None
+    layer.__class__ = LastLayer
+    layer.__dict__["read_at"] = None  # a plain attribute, neither a parameter nor a module
     return True
