@@ -118,7 +118,7 @@ def project(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "data" / "base_encoder", root / "data" / "base_encoder")
-    (root / "params.yaml").write_text("seed: 7\n")
+    shutil.copyfile(ROOT / "params.yaml", root / "params.yaml")
     write_adapter(root / "results" / "finetune" / "adapter.safetensors", root / "data" / "base_encoder")
     write_dataset(root, root / "data" / "base_encoder")
     write_verdict(root, passed=True)
