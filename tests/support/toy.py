@@ -80,7 +80,7 @@ def make_toy(folder: Path) -> Path:
     (folder / "dvc.yaml").write_text(STAGES)
     (folder / "stages" / "step.py").write_text(STEP)
     (folder / "data" / "words.txt").write_text("words\n")
-    (folder / "params.yaml").write_text("seed: 1\n")
+    (folder / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
     set_params(folder)
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", "data"]):
         run(folder, *command)
