@@ -10,6 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from safeclip.pipeline.checkout import override_params
 from safeclip.release.releases import production
 from safeclip.release.reviews import all_reviews
 from tests.integration.conftest import PrefectServer, Webhook, deploy, order, runs_of, work
@@ -81,7 +82,7 @@ def test_a_failed_run_is_told_and_nobody_is_asked(
     toy: Path, prefect_server: PrefectServer, webhook: Webhook, params: dict[str, Any], told: str, why: str
 ) -> None:
     set_params(toy, **params)
-    (toy / "params.yaml").write_text(f"seed: 1\nregistry: {{webhook: '{webhook.url}'}}\n")
+    override_params(toy, {"registry": {"webhook": webhook.url}})
     (toy / "allowed_signers").write_text("alice@example.org ssh-ed25519 AAAA\n")
     done = run(toy, "python", "flows/retrain.py", PREFECT_API_URL=prefect_server.url)
     assert done.returncode != 0

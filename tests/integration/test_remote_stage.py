@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from safeclip.pipeline.checkout import override_params
 from tests.integration.conftest import PrefectServer
 from tests.support.toy import PROJECT, environment_for, run
 
@@ -27,7 +28,7 @@ def do(folder: Path, *command: str, **environment: str) -> str:
 def clones(toy: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Two clones of one repository, with one DVC remote between them; neither has run anything."""
     shutil.copytree(PROJECT / "flows", toy / "flows", dirs_exist_ok=True)
-    (toy / "params.yaml").write_text("seed: 1\nplacement: {left: gpu-pool}\n")
+    override_params(toy, {"placement": {"left": "gpu-pool"}})
     (toy / ".gitignore").write_text("work/\nresults/\n*.pid\n*.runs\n/data\n")
     do(toy, "dvc", "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
     do(toy, "dvc", "push", "-q", "data.dvc")

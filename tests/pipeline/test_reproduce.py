@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safeclip.pipeline.checkout import copy_checkout
+from safeclip.pipeline.checkout import copy_checkout, override_params
 from safeclip.pipeline.graph import load_graph
 from safeclip.pipeline.reproduce import main
 from tests.support.toy import PROJECT, make_toy, run
@@ -19,7 +19,7 @@ AUTHOR = ("-c", "user.name=test", "-c", "user.email=test@example.org")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy chain that has run, its data on the remote that travels with it, its lock committed."""
     root = make_toy(tmp_path_factory.mktemp("reproduce") / "toy")
-    (root / "params.yaml").write_text("seed: 1\ncompute: {workers: 2}\n")
+    override_params(root, {"compute": {"workers": 2}})
     (root / ".gitignore").write_text("work/\nresults/\n*.pid\n*.runs\n")
     for command in (
         ["dvc", "remote", "add", "-q", "-d", "bundled", "dvcstore"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +19,22 @@ from safeclip.evaluation.summary import summarise
 from safeclip.gate.verdict import decide, read_evidence
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
+from safeclip.pipeline.checkout import override_params
 from safeclip.release.approval import ReleaseRegistry, ask, sign
 from safeclip.release.releases import Release
 from safeclip.release.reviews import Review
 from safeclip.settings import load_settings
 from tests.gate.evidence import GOOD, share
-from tests.support.toy import run
+from tests.support.toy import PROJECT, run
 
-PARAMS = """
-seed: 1
-gate:
-  rules:
-    - id: harmful_t2i
-      metric: retrieval.t2i.unsafe.harmful_top1
-      against: base
-      op: "<="
-      factor: 0.7
-      why: a rule of the test
-"""
+RULE = {
+    "id": "harmful_t2i",
+    "metric": "retrieval.t2i.unsafe.harmful_top1",
+    "against": "base",
+    "op": "<=",
+    "factor": 0.7,
+    "why": "a rule of the test",
+}
 DVC = """
 stages:
   gate: {cmd: "true", outs: [results/finetune, results/evaluate, results/gate]}
@@ -128,7 +127,7 @@ def outcomes(harm: float, assigned: bool, n: int = 1000) -> pa.Table:
 
 
 def make_project(folder: Path, weights: str | bytes = "w1", **sections: object) -> Project:
-    """The project with its first candidate, everything committed; `sections` are added to params.yaml."""
+    """The project with its first candidate, everything committed; `sections` change params.yaml."""
     root, keys = folder / "project", folder / "keys"
     root.mkdir(parents=True)
     keys.mkdir()
@@ -137,8 +136,8 @@ def make_project(folder: Path, weights: str | bytes = "w1", **sections: object) 
         subprocess.run(command, check=True)
     signers = [f"{name}@example.org {(keys / f'{name}.pub').read_text()}" for name in ("alice", "bob")]
     (root / "allowed_signers").write_text("".join(signers))
-    given = [f"{name}: {json.dumps(values)}\n" for name, values in sections.items()]
-    (root / "params.yaml").write_text(PARAMS + "".join(given))
+    shutil.copyfile(PROJECT / "params.yaml", root / "params.yaml")
+    override_params(root, {"seed": 1, "gate": {"rules": [RULE]}, **sections})
     (root / "dvc.yaml").write_text(DVC)
     (root / "package.py").write_text(PACKAGE)
     (root / "release").mkdir()

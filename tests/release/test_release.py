@@ -10,6 +10,7 @@ import gto.api
 import pytest
 
 from safeclip.core.errors import RegistryError, SafeclipError
+from safeclip.pipeline.checkout import override_params
 from safeclip.release import promotion
 from safeclip.release.approval import ask, record_answer, sign
 from safeclip.release.promotion import Decision, roll_back, sync_from_tags
@@ -82,8 +83,7 @@ def test_an_approval_gives_its_reason(project: Project) -> None:
 
 
 def test_whoever_started_the_run_may_be_barred(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = project.root / "params.yaml"
-    params.write_text(params.read_text() + "registry: {starter_may_approve: false}\n")
+    override_params(project.root, {"registry": {"starter_may_approve": False}})
     monkeypatch.setenv("SAFECLIP_STARTED_BY", "alice@example.org")
     review = put_forward(project)
     with pytest.raises(RegistryError, match=r"alice@example\.org started this run"):
@@ -134,8 +134,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(
 
 
 def test_a_remote_that_refuses_leaves_nothing_behind(project: Project) -> None:
-    params = project.root / "params.yaml"
-    params.write_text(params.read_text() + "registry: {git_remote: nowhere}\n")
+    override_params(project.root, {"registry": {"git_remote": "nowhere"}})
     with pytest.raises(RegistryError, match="nowhere did not take the release, nothing was changed"):
         sign(project.registry, put_forward(project), project.key("alice"), "it passed")
     assert production(project.root) is None
@@ -178,7 +177,6 @@ def test_a_clone_learns_what_is_in_production_from_the_tags(project: Project) ->
 
 
 def test_an_unreachable_registry_is_one_line(project: Project) -> None:
-    params = project.root / "params.yaml"
-    params.write_text(params.read_text() + "registry: {url: 'nonsense://x'}\n")
+    override_params(project.root, {"registry": {"url": "nonsense://x"}})
     with pytest.raises(SafeclipError, match=r"registry.url = 'nonsense://x'"):
         ask(project.registry)
