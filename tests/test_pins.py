@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 BOUNDS = {
     "sqlalchemy": "<2.1",  # with 2.1 Prefect's scheduler never creates a scheduled run
+    "whenever": ">=0.11",  # with 0.10.5 neither does that of 3.9.1 on Python below 3.13
     "prefect": "==3.9.1",  # the flow's temporary server and states are tested with this one
 }
 

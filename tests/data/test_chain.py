@@ -30,6 +30,7 @@ COUNT = 60
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the default data folder and params."""
     for name in ("params.yaml", "dvc.yaml", "release/production.json", "release/data_baseline.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((PROJECT / name).read_text())
     (tmp_path / "data").symlink_to(PROJECT / "data")
     monkeypatch.chdir(tmp_path)

@@ -25,9 +25,9 @@ IMPORT = """
 import sys
 from pathlib import Path
 if __name__ == "__main__":
-    from safeclip.importing import decoding
+    from safeclip.data import images as decoding
     from safeclip.data.importing import ImportPlan, import_data
-    from safeclip.data.items import Limits
+    from safeclip.data.rows import Limits
     decoding.PORTION_ITEMS = 8
     source, out, base, work = map(Path, sys.argv[1:])
     limits = Limits(max_words=40, min_side=32, max_side=128)
@@ -69,7 +69,7 @@ def test_a_killed_import_goes_on_and_nothing_lives_on(tmp_path: Path, plan: Plan
     request = plan(source)
     (tmp_path / "one.py").write_text(IMPORT)
     command = [sys.executable, str(tmp_path / "one.py"), *map(str, (source, request.out, request.base))]
-    process = subprocess.Popen([*command, str(request.work)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, str(request.work)], stderr=(tmp_path / "err").open("w"))
     deadline = time.monotonic() + 60
     while not list(request.scratch.glob("*.whole")) and time.monotonic() < deadline:
         time.sleep(0.005)

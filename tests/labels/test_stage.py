@@ -108,8 +108,8 @@ def test_an_ensemble_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _write_inputs(truth=False)
-    glyphs = {"kind": "glyphs"}
-    everything = {"kind": "glyphs", "threshold": 0.0}
+    glyphs = {"kind": "glyphs", "recall": 0.97}
+    everything = glyphs | {"threshold": 0.0}
     label_safety(_settings(image=[glyphs, everything]))
     assert set(read_table(OUT / "labels.parquet", LABELLED)["image_label"].to_pylist()) == {"unsafe"}
     label_safety(_settings(image=[glyphs, everything | {"votes": False}]))
@@ -123,8 +123,11 @@ def test_an_ensemble_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
-        ({"image": [{"kind": "glyphs", "model": "none.safetensors"}]}, "none.safetensors: no such file"),
-        ({"text": [{"kind": "ngrams", "votes": False}]}, "no labeller votes"),
+        (
+            {"image": [{"kind": "glyphs", "recall": 0.97, "model": "none.safetensors"}]},
+            "none.safetensors: no such file",
+        ),
+        ({"text": [{"kind": "ngrams", "recall": 0.97, "votes": False}]}, "no labeller votes"),
     ],
 )
 def test_what_cannot_be_used_is_named_and_nothing_is_written(
