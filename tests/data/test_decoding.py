@@ -1,4 +1,4 @@
-"""Many pictures: the same folder for any number of workers, and a killed import goes on where it was."""
+"""Many images: the same folder for any number of workers, and a killed import goes on where it was."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ IMPORT = """
 import sys
 from pathlib import Path
 if __name__ == "__main__":
-    from safeclip.importing import decoding
+    from safeclip.data import images as decoding
     from safeclip.data.importing import ImportPlan, import_data
-    from safeclip.data.items import Limits
+    from safeclip.data.rows import Limits
     decoding.PORTION_ITEMS = 8
     source, out, base, work = map(Path, sys.argv[1:])
     limits = Limits(max_words=40, min_side=32, max_side=128)
@@ -42,7 +42,7 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that this process decodes from now on."""
+    """Names of the images that this process decodes from now on."""
     names: list[str] = []
 
     def noting(data: bytes, name: str, **sides: int) -> AcceptedImage:
