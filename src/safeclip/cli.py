@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from safeclip.commands import data, evaluate, export, index, registry, review
-from safeclip.commands.gate import gate
-from safeclip.commands.profile import profile
+from safeclip.commands import data, encoders, evaluate, registry, review
 from safeclip.commands.subcommands import Command, adder
+from safeclip.core.artifacts import PAGE
 from safeclip.core.errors import PipelineError, SafeclipError
 from safeclip.core.files import storage_fault
 
@@ -100,11 +99,52 @@ def status(options: argparse.Namespace) -> int:
     return 0
 
 
+def profile(options: argparse.Namespace) -> int:
+    """Write the values of params/NAME.yaml into params.yaml, checked first; comments and the rest stay."""
+    from safeclip.pipeline.checkout import apply_profile
+    from safeclip.pipeline.graph import project_root
+
+    root = project_root()
+    changed = apply_profile(root, options.name)
+    print(
+        f"params.yaml: {', '.join(changed) or 'nothing'} changed; `safeclip run` reruns what that makes stale"
+    )
+    return 0
+
+
+def gate(options: argparse.Namespace) -> int:
+    """The verdict, computed again from the outcomes; status 2 if it fails or is not the one recorded."""
+    import json
+
+    from safeclip.gate.explain import explain
+    from safeclip.gate.verdict import decide, read_evidence, rule_lines
+    from safeclip.pipeline.graph import project_root
+    from safeclip.settings import load_settings
+    from safeclip.stages.gate import VERDICT
+
+    os.chdir(project_root())
+    settings = load_settings()
+    evidence = read_evidence()
+    verdict = decide(evidence, settings.gate, settings.seed)
+    print("\n".join(rule_lines(verdict)))
+    if options.explain:
+        print(
+            "\n".join(explain(verdict, settings.gate, evidence.found))
+            or "nothing to explain: every rule is kept"
+        )
+    recorded = json.loads(VERDICT.read_text(encoding="utf-8")) if VERDICT.is_file() else None
+    if recorded != verdict:
+        state = "is missing" if recorded is None else "says something else"
+        print(f"{VERDICT} {state}: `safeclip stage gate` writes it")
+        return 2
+    return 0 if verdict["passed"] else 2
+
+
 def report(options: argparse.Namespace) -> int:
     """Where the reviewer's page is; opened in a browser if asked."""
     from safeclip.pipeline.graph import project_root
 
-    page = project_root() / "results/report/index.html"
+    page = project_root() / PAGE
     if not page.is_file():
         raise PipelineError("there is no report yet; `safeclip run` makes one")
     print(page)
@@ -113,13 +153,6 @@ def report(options: argparse.Namespace) -> int:
 
         webbrowser.open(page.as_uri())
     return 0
-
-
-def serve(options: argparse.Namespace) -> int:
-    """The packaged Bento over HTTP."""
-    from safeclip.serving.run import serve as serve_bento
-
-    return serve_bento(options.bento, host=options.host, port=options.port, gallery=options.gallery)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,31 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     verdict.add_argument("--explain", action="store_true", help="what each failed rule would need to pass")
     page = add(report, "print the path of the reviewer's page", "safeclip report --open")
     page.add_argument("--open", action="store_true", help="open it in a browser")
-    export.add_arguments(
-        add(
-            export.export,
-            "write an encoder for transformers or diffusers",
-            "safeclip export clip-for-transformers",
-        )
-    )
-    bento = add(serve, "serve the packaged Bento over HTTP", "safeclip serve --port 3000")
-    bento.add_argument(
-        "bento",
-        nargs="?",
-        type=Path,
-        default=Path("results/package/safeclip-embedder.tar"),
-        help="an exported Bento (default: %(default)s)",
-    )
-    bento.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    bento.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
-    bento.add_argument("--gallery", type=Path, help="an index for /search and /ui (`safeclip index build`)")
-    index.add_arguments(
-        add(index.index, "make a gallery index for the service", "safeclip index build photos/")
-    )
-    data.register(commands)
-    evaluate.register(commands)
-    review.register(commands)
-    registry.register(commands)
+    for module in (encoders, data, evaluate, review, registry):
+        module.register(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Photo-like pictures that the picture book did not draw: gradients, noise and shapes, with captions."""
+"""Photo-like images that the picture book did not draw: gradients, noise and shapes, with captions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PLACES = ("near the river", "in the park", "at the market", "on a hill", "beside
 
 
 def photo(number: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """A picture of its own for each number."""
+    """An image of its own for each number."""
     rng = np.random.default_rng([7, number])
     width, height = size
     across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     start, right, below = rng.uniform(0, 255, (3, 3))
     pixels = start + (right - start) * across[..., None] * 0.7 + (below - start) * down[..., None] * 0.7
     pixels = pixels + rng.normal(0, 6, pixels.shape)
-    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
     for shape in range(int(rng.integers(2, 6))):
         x, y = rng.uniform(0, 0.7, 2) * size
         box = (x, y, x + rng.uniform(10, 40), y + rng.uniform(10, 40))
         colour = tuple(int(level) for level in rng.integers(0, 255, 3))
         (pen.ellipse if shape % 2 else pen.rectangle)(box, fill=colour)
-    return picture
+    return image
 
 
 def caption(number: int) -> str:
@@ -40,9 +40,9 @@ def caption(number: int) -> str:
     return f"A {thing} with {number + 2} painted stripes stands {place}."
 
 
-def encoded(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -53,7 +53,7 @@ def claiming(png: bytes, width: int, height: int) -> bytes:
 
 
 def write_coco(folder: Path, count: int) -> Path:
-    """`folder`/captions.json and `folder`/images with `count` pictures, two captions each."""
+    """`folder`/captions.json and `folder`/images with `count` images, two captions each."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for number in range(count):
@@ -68,7 +68,7 @@ def write_coco(folder: Path, count: int) -> Path:
 
 
 def write_list(folder: Path, count: int) -> Path:
-    """`folder`/list.jsonl beside `count` pictures."""
+    """`folder`/list.jsonl beside `count` images."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):

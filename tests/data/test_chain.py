@@ -1,4 +1,4 @@
-"""The chain runs on an imported data set: from its pictures to a verdict, by the stages' own functions."""
+"""The chain runs on an imported data set: from its images to a verdict, by the stages' own functions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_chain_runs_on_photos_up_to_the_verdict(project: Path, capsys: pytes
 
 
 def test_swapped_captions_are_suspects(project: Path) -> None:
-    """On pictures that the base encoder knows: the picture book's."""
+    """On images that the base encoder knows: the picture book's."""
     captions = [row.caption for row in load_captions(project / "data/captions.jsonl")[:24]]
     lines = []
     for number, text in enumerate(captions):
@@ -94,7 +94,7 @@ def test_swapped_captions_are_suspects(project: Path) -> None:
     request = ["data", "import", "list.jsonl", "--out", "own", "--val", "0.3", "--test", "0.3"]
     assert cli.main(request) == 0
     report = [json.loads(line) for line in (project / "own/import_report.jsonl").read_text().splitlines()]
-    fit = [line["item"] for line in report if "fits the picture worse" in line["reason"]]
+    fit = [line["item"] for line in report if "fits the image worse" in line["reason"]]
     assert fit == ["3.png", "11.png"]
 
 

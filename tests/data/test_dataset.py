@@ -47,7 +47,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path, plan: Plan) -> Non
     assert files(tmp_path / "made") == files(tmp_path / "again")
 
 
-def test_adding_pictures_moves_no_other_to_another_split(tmp_path: Path, plan: Plan) -> None:
+def test_adding_images_moves_no_other_to_another_split(tmp_path: Path, plan: Plan) -> None:
     import_data(plan(write_list(tmp_path / "photos", 20)))
     import_data(plan(write_list(tmp_path / "photos", 30), out=tmp_path / "more"))
     before, after = (
@@ -127,7 +127,7 @@ def test_suspects_are_named_and_dropped_on_request(tmp_path: Path, plan: Plan) -
     ("changes", "line"),
     [
         ({"zeroshot": "nowhere"}, "--zeroshot nowhere: no such folder"),
-        ({"images": Path("nowhere")}, "nowhere: no such folder; give the pictures' folder with --images"),
+        ({"images": Path("nowhere")}, "nowhere: no such folder; give the images' folder with --images"),
         ({"base": Path("nowhere")}, "nowhere/taxonomy.yaml: no such file"),
         ({"val": 0.0}, "split 'val' would be empty"),
     ],

@@ -1,4 +1,4 @@
-"""Many pictures: the same folder for any number of workers, and a killed import goes on where it was."""
+"""Many images: the same folder for any number of workers, and a killed import goes on where it was."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that this process decodes from now on."""
+    """Names of the images that this process decodes from now on."""
     names: list[str] = []
 
     def noting(data: bytes, name: str, **sides: int) -> AcceptedImage:

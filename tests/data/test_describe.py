@@ -42,7 +42,7 @@ def write_captions(folder: Path, rows: list[dict]) -> None:
 
 
 def stripes() -> bytes:
-    """Two-pixel stripes: what is left of them shows whether a picture was blurred."""
+    """Two-pixel stripes: what is left of them shows whether an image was blurred."""
     buffer = io.BytesIO()
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, ::4] = pixels[:, 1::4] = 255
@@ -98,7 +98,7 @@ def test_numbers_and_change(capsys: pytest.CaptureFixture) -> None:
     for line in (
         "data: 12 safe captions, 100 curated pairs",
         "train       3: 5 to 5 words",
-        "zero-shot   600 pictures, 60 classes",
+        "zero-shot   600 images, 60 classes",
         "quadruplets train 2, val 2, test 2",
         "text unsafe, image safe: 6",
         "1 rows added: row-12",
@@ -124,8 +124,8 @@ def test_the_sheet_blurs_what_was_generated(tmp_path: Path) -> None:
         for data, alt in shown
         if alt != "drawn by the picture book"
     }
-    assert contrast["safe picture"] > 100
-    assert contrast["generated picture, blurred"] < 5
+    assert contrast["safe image"] > 100
+    assert contrast["generated image, blurred"] < 5
     assert page.count(UNSAFE) == page.count(f"<summary>generated caption</summary>{UNSAFE}") == 6
 
 

@@ -42,7 +42,7 @@ def test_an_archive_cannot_reach_out_and_a_broken_one_is_named(tmp_path: Path, p
 
 
 def spoiled(folder: Path) -> Path:
-    """20 good pictures of odd kinds and names, and one of everything that is wrong."""
+    """20 good images of odd kinds and names, and one of everything that is wrong."""
     source = write_list(folder, 20)
     good = [json.loads(line) for line in source.read_text().splitlines()]
     outside = folder.parent / "secret.jpg"
@@ -51,7 +51,7 @@ def spoiled(folder: Path) -> Path:
     os.mkfifo(folder / "pipe.jpg")
     bad = {
         "empty.jpg": b"",
-        "words.jpg": b"not a picture",
+        "words.jpg": b"not an image",
         "cut.jpg": encoded(photo(501))[:1500],
         "tiny.png": encoded(photo(502, (20, 90)), "PNG"),
         "plain.png": encoded(Image.new("RGB", (64, 64), "red"), "PNG"),
@@ -95,19 +95,19 @@ def test_what_is_unusable_is_named_and_the_rest_goes_on(tmp_path: Path, plan: Pl
     assert done.items == 20 + len(found)
     reasons = {
         "empty.jpg": "is empty (0 bytes)",
-        "words.jpg": "is no picture of a known format",
+        "words.jpg": "is no image of a known format",
         "cut.jpg": "cannot be decoded",
         "tiny.png": "is tiny (20 x 90 pixels",
         "plain.png": "shows a single colour",
-        "twin.png": "is the same picture as 5.jpg",
+        "twin.png": "is the same image as 5.jpg",
         "bomb.png": "is too large (",
         "floats.tif": "holds floating-point pixels",
         "link.jpg": "is a link that leads out",
         "pipe.jpg": "is not a regular file",
         "gone.jpg": "there is no such file",
-        "../secret.jpg": "its path leaves the pictures' folder",
-        str(tmp_path / "secret.jpg"): "its path leaves the pictures' folder",
-        "..\\secret.jpg": "its path leaves the pictures' folder",
+        "../secret.jpg": "its path leaves the images' folder",
+        str(tmp_path / "secret.jpg"): "its path leaves the images' folder",
+        "..\\secret.jpg": "its path leaves the images' folder",
         "a\\x00b.jpg": "has no usable file name",
         "0.jpg": "repeats the item 0.jpg",
         "1.jpg": "has no caption",

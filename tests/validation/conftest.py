@@ -24,11 +24,11 @@ FORBIDDEN = ("blorptoken", "zibbertoken")
 
 
 def png(seed: int, side: int = 48) -> bytes:
-    """A picture of random coloured tiles; different seeds are far apart, the same seed is the same bytes."""
+    """An image of random coloured tiles; different seeds are far apart, the same seed is the same bytes."""
     tiles = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    picture = Image.fromarray(tiles).resize((side, side), Image.Resampling.BICUBIC)
+    image = Image.fromarray(tiles).resize((side, side), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -62,7 +62,7 @@ def _row(index: int) -> dict:
 
 
 def with_facts(rows: pd.DataFrame, bounds: ValidateData = BOUNDS) -> pd.DataFrame:
-    """Rows as the stage joins them: the facts of their pictures in place of the pictures."""
+    """Rows as the stage joins them: the facts of their images in place of the images."""
     images = rows[["id", "image_safe", "image_generated", "image_model"]].to_dict("records")
     facts = image_facts(pa.Table.from_pylist(images, schema=IMAGES), bounds.min_image_side)
     rest = rows.drop(columns=["image_safe", "image_generated", "image_model"]).reset_index(drop=True)

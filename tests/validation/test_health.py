@@ -45,7 +45,7 @@ def test_varied_data_passes_every_check_that_can_be_measured(validated):
     }
 
 
-def test_captions_and_pictures_that_repeat_are_counted_within_and_across_splits(validated):
+def test_captions_and_images_that_repeat_are_counted_within_and_across_splits(validated):
     rows = varied()
     twins = rows[rows["split"] == "train"].index
     for copy in twins[1:20]:
@@ -118,7 +118,7 @@ def test_figures_are_those_of_the_definitions():
     assert evenness([0, 0]) is None
 
 
-def test_a_perceptual_hash_survives_re_encoding_and_tells_pictures_apart():
+def test_a_perceptual_hash_survives_re_encoding_and_tells_images_apart():
     one, again, other = (perceptual_hash(read_rgb(image)) for image in (png(1), jpeg_of(png(1)), png(2)))
     assert (one ^ again).bit_count() <= 4 < (one ^ other).bit_count()
     hashes = np.array([one, other, again], dtype=np.uint64)

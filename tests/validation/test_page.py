@@ -14,8 +14,8 @@ HOSTILE = '"><script>alert(1)</script><img src=https://example.org/x>'
 
 
 def cards(validation, rows, count: int) -> list[dict]:
-    pictures = {row.id: (row.image_safe, row.image_generated) for row in rows.itertuples()}
-    return sample_cards(choose_samples(validation.rows, count), pictures)
+    images = {row.id: (row.image_safe, row.image_generated) for row in rows.itertuples()}
+    return sample_cards(choose_samples(validation.rows, count), images)
 
 
 def page_of(validation, rows, samples: int = 4) -> str:
@@ -57,7 +57,7 @@ def test_a_failed_data_set_says_so_first(validated, rows):
     assert page.index("What failed") < page.index("Where the rows went")
 
 
-def test_generated_pictures_are_blurred_in_their_pixels(validated, rows):
+def test_generated_images_are_blurred_in_their_pixels(validated, rows):
     validation = validated(rows)
     samples = cards(validation, rows, 8)
     page = page_of(validation, rows, 8)
@@ -94,7 +94,7 @@ def test_an_empty_split_is_not_measured_rather_than_zero(validated, rows):
     assert "not measured" in make_page(summary)
 
 
-def test_the_summary_holds_no_caption_and_no_picture(validated, rows):
+def test_the_summary_holds_no_caption_and_no_image(validated, rows):
     rows.loc[0, "caption_generated"] = "a man with a secretword near the river"
     text = str(summarise(validated(rows), CATEGORIES))
     assert "secretword" not in text

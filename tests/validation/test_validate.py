@@ -54,20 +54,20 @@ ROW_FAULTS = [
     ("caption_generated", "   ", "generated caption is empty or longer than 40 words"),
     (
         "image_safe",
-        b"not a picture",
-        "safe picture does not decode, is of one colour",
+        b"not an image",
+        "safe image does not decode, is of one colour",
     ),
     (
         "image_generated",
         png(3)[:-40],
-        "generated picture does not decode, is of one colour",
+        "generated image does not decode, is of one colour",
     ),
     (
         "image_generated",
         png(3, side=16),
-        "generated picture does not decode, is of one colour",
+        "generated image does not decode, is of one colour",
     ),
-    ("image_generated", one_colour(), "generated picture does not decode, is of one colour"),
+    ("image_generated", one_colour(), "generated image does not decode, is of one colour"),
     ("text_label", "perhaps", "text label is unknown"),
     ("image_label", "Safe", "image label is unknown"),
     ("text_score", 1.5, "text score is outside 0 to 1"),
@@ -104,7 +104,7 @@ def leak_words(rows):
     return put(rows, 40, "caption_safe", "near the river, a man with a bicycle")
 
 
-def leak_picture(rows):
+def leak_image(rows):
     return put(rows, 40, "image_safe", rows.at[0, "image_safe"])
 
 
@@ -146,7 +146,7 @@ def drop_category(rows):
 DATASET_FAULTS = [
     (leak_caption, "no_caption_in_other_split"),
     (leak_words, "no_words_in_other_split"),
-    (leak_picture, "no_image_in_other_split"),
+    (leak_image, "no_image_in_other_split"),
     (leak_recompressed, "no_near_image_in_other_split"),
     (leak_resized, "no_near_image_in_other_split"),
     (forbid, "no_forbidden_term"),
@@ -196,6 +196,6 @@ def test_no_rows_at_all_fail(validated):
     assert {f"share_of_{category}" for category in CATEGORIES} <= names
 
 
-def test_different_pictures_are_not_near_duplicates(validated, rows):
+def test_different_images_are_not_near_duplicates(validated, rows):
     stricter = BOUNDS.model_copy(update={"near_duplicate_levels": 20.0})
     assert not validated(rows, stricter).failures

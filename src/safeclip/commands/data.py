@@ -1,30 +1,16 @@
-"""`safeclip data`: bring captions and pictures of one's own, look at a data set, purge generated data."""
+"""`safeclip data`: import captions and images, look at a data set, accept it, purge generated data."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from safeclip.commands import data_baseline
-
-Commands = Any  # argparse's own class of subparsers, which has no public name
-
-
-def register(commands: Commands) -> None:
-    """Add `data` with its own commands."""
-    data = commands.add_parser(
-        "data", help="import, describe, accept or purge data", epilog="example: safeclip data describe"
-    )
-    topics = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_import(topics)
-    _add_describe(topics)
-    _add_purge(topics)
-    data_baseline.register(topics)
+from safeclip.commands.subcommands import Commands, adder
 
 
 def import_(options: argparse.Namespace) -> int:
-    """Captions and pictures -> a data folder that the chain runs on."""
+    """Captions and images -> a data folder that the chain runs on."""
     from safeclip.core.checkpoints import WORK
     from safeclip.data.importing import REPORT, ImportPlan, import_data
     from safeclip.data.rows import Limits, summary_lines
@@ -110,76 +96,25 @@ def purge(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_import(topics: Commands) -> None:
-    parser = topics.add_parser(
-        "import",
-        help="make a data set from captions and pictures of your own",
-        description=import_.__doc__,
-        epilog="examples: safeclip data import captions_val2017.json --images val2017 --out photos; "
-        "safeclip data import list.csv --out photos; safeclip data import shards/ --out photos",
-    )
-    parser.set_defaults(command=import_)
-    parser.add_argument(
-        "source",
-        type=Path,
-        metavar="SOURCE",
-        help="COCO .json; .jsonl, .csv or .tsv of file and caption; .tar shards; or a folder of one",
-    )
-    for flag, kind, default, metavar, text in _IMPORT_OPTIONS:
-        parser.add_argument(
-            flag, type=kind, default=default, metavar=metavar, help=text, required=flag == "--out"
-        )
-    for flag, text in _IMPORT_SWITCHES:
-        parser.add_argument(flag, action="store_true", help=text)
+def baseline(options: argparse.Namespace) -> int:
+    """Write release/data_baseline.json from the summary of `validate_data`; shares alone, no text."""
+    import json
 
+    from safeclip.core.artifacts import DATA_BASELINE, DATA_SUMMARY
+    from safeclip.core.errors import DataError
+    from safeclip.core.files import write_text
+    from safeclip.pipeline.graph import project_root
+    from safeclip.validation.health import distributions
 
-def _add_describe(topics: Commands) -> None:
-    parser = topics.add_parser(
-        "describe",
-        help="a data set in numbers, and what changed",
-        description=describe.__doc__,
-        epilog="examples: safeclip data describe; safeclip data describe --against HEAD~1 --sheet sheet.html",
-    )
-    parser.set_defaults(command=describe)
-    add = parser.add_argument
-    add(
-        "folder",
-        nargs="?",
-        type=Path,
-        metavar="FOLDER",
-        help="a data folder (default: data.path of params.yaml)",
-    )
-    add(
-        "--against",
-        default="HEAD",
-        metavar="REVISION",
-        help="git revision to compare with (default: %(default)s)",
-    )
-    add(
-        "--sheet",
-        type=Path,
-        metavar="FILE",
-        help="write a contact sheet (HTML; generated pictures are blurred)",
-    )
-    add(
-        "--rows",
-        type=positive,
-        default=8,
-        metavar="N",
-        help="rows of each split on it (default: %(default)s)",
-    )
-
-
-def _add_purge(topics: Commands) -> None:
-    parser = topics.add_parser(
-        "purge",
-        help="delete generated unsafe data",
-        description=purge.__doc__,
-        epilog="examples: safeclip data purge --dry-run; safeclip data purge --older-than 30",
-    )
-    parser.set_defaults(command=purge)
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    parser.add_argument("--older-than", type=days, metavar="DAYS", help="only what was made longer ago")
+    root = project_root()
+    try:
+        summary = json.loads((root / DATA_SUMMARY).read_text(encoding="utf-8"))
+        accepted = distributions(summary)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{DATA_SUMMARY}: not readable ({error!r}); run the stage validate_data") from None
+    write_text(root / DATA_BASELINE, json.dumps(accepted, indent=1, sort_keys=True) + "\n")
+    print(f"{DATA_BASELINE}: {sum(summary['splits'].values())} rows accepted; commit it")
+    return 0
 
 
 def days(text: str) -> float:
@@ -206,38 +141,104 @@ def share(text: str) -> float:
     return value
 
 
-_IMPORT_OPTIONS: tuple[tuple[str, Any, Any, str, str], ...] = (
-    ("--out", Path, None, "FOLDER", "the data folder to make; must not exist"),
-    ("--images", Path, None, "FOLDER", "where the file names start (default: beside SOURCE)"),
-    (
-        "--base",
-        Path,
-        None,
-        "FOLDER",
-        "data folder whose taxonomy, curated pairs and base encoder are taken over (default: data.path)",
-    ),
-    (
-        "--zeroshot",
-        str,
-        "keep",
-        "FOLDER",
-        "`keep` that of --base, `none`, or a folder with a folder of pictures a class; without a zero-shot "
-        "set nothing passes the gate (default: %(default)s)",
-    ),
-    ("--val", share, 0.1, "SHARE", "of the groups of like items (default: %(default)s)"),
-    ("--test", share, 0.1, "SHARE", "of the groups of like items (default: %(default)s)"),
-    (
-        "--max-words",
-        positive,
-        None,
-        "N",
-        "longer captions keep their first sentences (default: as validated)",
-    ),
-    ("--min-side", positive, None, "PIXELS", "smaller pictures are rejected (default: as validated)"),
-    ("--max-side", positive, 512, "PIXELS", "larger pictures are scaled down (default: %(default)s)"),
-    ("--max-rejected", share, 0.5, "SHARE", "a larger share stops the import (default: %(default)s)"),
-)
-_IMPORT_SWITCHES = (
-    ("--drop-suspects", "reject what may be mislabelled; otherwise it is reported and kept"),
-    ("--no-fit-check", "do not ask the base encoder whether captions fit their pictures"),
-)
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `data` with its own commands."""
+    group = commands.add_parser(
+        "data", help="import, describe, accept or purge data", epilog="example: safeclip data describe"
+    )
+    add = adder(group.add_subparsers(title="commands", metavar="COMMAND", required=True))
+    _add_import_arguments(
+        add(
+            import_,
+            "make a data set from captions and images of your own",
+            "safeclip data import captions_val2017.json --images val2017 --out photos",
+            "safeclip data import list.csv --out photos",
+            "safeclip data import shards/ --out photos",
+        ).add_argument
+    )
+    argument = add(
+        describe,
+        "a data set in numbers, and what changed",
+        "safeclip data describe",
+        "safeclip data describe --against HEAD~1 --sheet sheet.html",
+    ).add_argument
+    argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER",
+        help="a data folder (default: data.path of params.yaml)",
+    )  # fmt: skip
+    argument(
+        "--against", default="HEAD", metavar="REVISION",
+        help="git revision to compare with (default: %(default)s)",
+    )  # fmt: skip
+    argument(
+        "--sheet", type=Path, metavar="FILE",
+        help="write a contact sheet (HTML; generated images are blurred)",
+    )  # fmt: skip
+    argument(
+        "--rows", type=positive, default=8, metavar="N",
+        help="rows of each split on it (default: %(default)s)",
+    )  # fmt: skip
+    argument = add(
+        purge,
+        "delete generated unsafe data",
+        "safeclip data purge --dry-run",
+        "safeclip data purge --older-than 30",
+    ).add_argument
+    argument("--dry-run", action="store_true", help="only say what would be deleted")
+    argument("--older-than", type=days, metavar="DAYS", help="only what was made longer ago")
+    add(
+        baseline,
+        "accept the validated data set: later ones warn when they drift from it",
+        "safeclip data baseline && git commit release/data_baseline.json -m 'Data accepted'",
+    )
+
+
+def _add_import_arguments(argument: Callable[..., argparse.Action]) -> None:
+    argument(
+        "source", type=Path, metavar="SOURCE",
+        help="COCO .json; .jsonl, .csv or .tsv of file and caption; .tar shards; or a folder of one",
+    )  # fmt: skip
+    argument(
+        "--out", type=Path, metavar="FOLDER", required=True, help="the data folder to make; must not exist"
+    )
+    argument(
+        "--images", type=Path, metavar="FOLDER", help="where the file names start (default: beside SOURCE)"
+    )
+    argument(
+        "--base", type=Path, metavar="FOLDER",
+        help="data folder whose taxonomy, curated pairs and base encoder are taken over (default: data.path)",
+    )  # fmt: skip
+    argument(
+        "--zeroshot", default="keep", metavar="FOLDER",
+        help="`keep` that of --base, `none`, or a folder with a folder of images a class; without a "
+        "zero-shot set nothing passes the gate (default: %(default)s)",
+    )  # fmt: skip
+    for split in ("val", "test"):
+        argument(
+            f"--{split}", type=share, default=0.1, metavar="SHARE",
+            help="of the groups of like items (default: %(default)s)",
+        )  # fmt: skip
+    argument(
+        "--max-words", type=positive, metavar="N",
+        help="longer captions keep their first sentences (default: as validated)",
+    )  # fmt: skip
+    argument(
+        "--min-side", type=positive, metavar="PIXELS",
+        help="smaller images are rejected (default: as validated)",
+    )  # fmt: skip
+    argument(
+        "--max-side", type=positive, default=512, metavar="PIXELS",
+        help="larger images are scaled down (default: %(default)s)",
+    )  # fmt: skip
+    argument(
+        "--max-rejected", type=share, default=0.5, metavar="SHARE",
+        help="a larger share stops the import (default: %(default)s)",
+    )  # fmt: skip
+    argument(
+        "--drop-suspects", action="store_true",
+        help="reject what may be mislabelled; otherwise it is reported and kept",
+    )  # fmt: skip
+    argument(
+        "--no-fit-check", action="store_true",
+        help="do not ask the base encoder whether captions fit their images",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`safeclip evaluate`: score any CLIP on our scenes or on safe/unsafe pairs of one's own."""
+"""`safeclip evaluate`: score any CLIP on our scenes or on safe/unsafe pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safeclip.commands.subcommands import adder
+from safeclip.commands.subcommands import Commands, adder
 from safeclip.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -15,28 +15,25 @@ if TYPE_CHECKING:
     from safeclip.evaluation.scenes import Scenes
     from safeclip.evaluation.zeroshot import ZeroShotSet
 
-PICTURES = Path("data/zeroshot.parquet")
+ZEROSHOT = Path("data/zeroshot.parquet")
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Retrieval, redirection and zero-shot of one or more encoders, with intervals, in one table."""
-    import json
-
+    from safeclip.core.files import write_json
     from safeclip.evaluation.pairs import as_json, score, table_lines
     from safeclip.metrics.intervals import Resampling
 
     scenes = _scenes(options)
     task = _zeroshot(options)
-    how = Resampling(options.seed)
+    resampling = Resampling(options.seed)
     scores = {}
     for name in options.model:
         print(f"evaluate: {name}, {len(scenes)} scenes", flush=True)
-        scores[name] = score(_encoder(name), scenes, task, how)
+        scores[name] = score(_encoder(name), scenes, task, resampling)
     print("\n".join(table_lines(scores, options.all)))
     if options.json:
-        partial = options.json.with_name(f".{options.json.name}.partial")
-        partial.write_text(json.dumps(as_json(scores), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(options.json)
+        write_json(options.json, as_json(scores))
     return 0
 
 
@@ -61,9 +58,9 @@ def _zeroshot(options: argparse.Namespace) -> ZeroShotSet | None:
     """The set that was asked for, else the project's if there is one."""
     from safeclip.evaluation.zeroshot import read_zeroshot
 
-    if options.zeroshot is None and not PICTURES.is_file():
+    if options.zeroshot is None and not ZEROSHOT.is_file():
         return None
-    return read_zeroshot(options.zeroshot or PICTURES, options.prompts)
+    return read_zeroshot(options.zeroshot or ZEROSHOT, options.prompts)
 
 
 def _scenes(options: argparse.Namespace) -> Scenes:
@@ -80,7 +77,7 @@ def _scenes(options: argparse.Namespace) -> Scenes:
     return scenes_with_truth(read_dataset(dataset, options.split), read_table(truth, TRUTH))
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `evaluate`."""
     example = (
         "safeclip evaluate --model data/base_encoder data/base_encoder+results/finetune/adapter.safetensors"
@@ -98,7 +95,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--zeroshot", type=Path, metavar="SET",
-        help=f"a folder with one of pictures a class, webdataset shards, or Parquet (default: {PICTURES})",
+        help=f"a folder with one of images a class, webdataset shards, or Parquet (default: {ZEROSHOT})",
     )  # fmt: skip
     parser.add_argument(
         "--prompts", type=Path, default=Path("data/zeroshot_prompts.json"), metavar="FILE",

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from safeclip.commands.review import open_registry, signing_key
-from safeclip.commands.subcommands import adder
+from safeclip.commands.subcommands import Commands, adder
 from safeclip.core.errors import RegistryError
 
 
@@ -46,8 +46,8 @@ def registry_pull(options: argparse.Namespace) -> int:
     """Download a version's Bento, signature and digest checked; into the local Bento store with --import."""
     from safeclip.release.releases import find_release, pull
 
-    found = open_registry()
-    target = pull(found.store, find_release(found.root, options.version), options.out)
+    project = open_registry()
+    target = pull(project.store, find_release(project.root, options.version), options.out)
     print(target)
     if options.into_store:
         import bentoml
@@ -60,9 +60,9 @@ def registry_verify(options: argparse.Namespace) -> int:
     """Check everything a version stands on again: signature, digests, verdict, served vectors."""
     from safeclip.release.releases import find_release, verify
 
-    found = open_registry()
-    release = find_release(found.root, options.version)
-    for line in verify(found.root, found.store, release, found.fetch):
+    project = open_registry()
+    release = find_release(project.root, options.version)
+    for line in verify(project.root, project.store, release, project.fetch):
         print(f"ok  {line}", flush=True)
     print(f"safeclip {release.version} is whole")
     return 0
@@ -73,13 +73,13 @@ def registry_rollback(options: argparse.Namespace) -> int:
     from safeclip.release.approval import notify
     from safeclip.release.promotion import Decision, roll_back
 
-    found = open_registry()
-    key = options.key or signing_key(found.root)
+    project = open_registry()
+    key = options.key or signing_key(project.root)
     if key is None:
         raise RegistryError("a rollback is signed like a promotion: name a reviewer's key with --key")
-    settings = found.settings.registry
+    settings = project.settings.registry
     decision = Decision(options.reason, key)
-    release = roll_back(found.root, found.store, options.version, decision, settings.git_remote)
+    release = roll_back(project.root, project.store, options.version, decision, settings.git_remote)
     notify(settings.webhook, "rolled_back", version=release.version, reviewer=release.reviewer)
     print(f"safeclip {release.version} is in production again")
     return 0
@@ -90,14 +90,14 @@ def registry_sync(options: argparse.Namespace) -> int:
     from safeclip.release.promotion import sync_from_tags
     from safeclip.release.releases import production
 
-    found = open_registry()
-    sync_from_tags(found.root, found.store)
-    current = production(found.root)
+    project = open_registry()
+    sync_from_tags(project.root, project.store)
+    current = production(project.root)
     print(f"in production: {current.version}" if current else "nothing was ever in production")
     return 0
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `registry` with its actions."""
     group = adder(commands)(
         registry, "what is and was in production; pull, verify, roll back", "safeclip registry"

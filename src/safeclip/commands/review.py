@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safeclip.commands.subcommands import adder
+from safeclip.commands.subcommands import Commands, adder
 from safeclip.core.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def review(options: argparse.Namespace) -> int:
     from safeclip.release.approval import describe_review
     from safeclip.release.reviews import all_reviews
 
-    lines = [describe_review(found, datetime.now(UTC)) for found in all_reviews(open_registry().store)]
+    lines = [describe_review(waiting, datetime.now(UTC)) for waiting in all_reviews(open_registry().store)]
     print("\n".join(lines) or "nothing was ever put forward; `safeclip review ask` does, after a passed gate")
     return 0
 
@@ -44,10 +44,10 @@ def review_show(options: argparse.Namespace) -> int:
     from safeclip.settings import load_settings
 
     registry = open_registry()
-    found = _find(registry, options.candidate)
-    print(describe_review(found, datetime.now(UTC)))
-    print("\n".join(f"{name:9} {digest}" for name, digest in sorted(found.candidate.digests.items())))
-    with checked(registry, found) as folder:
+    chosen = _find(registry, options.candidate)
+    print(describe_review(chosen, datetime.now(UTC)))
+    print("\n".join(f"{name:9} {digest}" for name, digest in sorted(chosen.candidate.digests.items())))
+    with checked(registry, chosen) as folder:
         settings = load_settings(folder / "params.yaml")
         print("\n".join(rule_lines(decide(read_evidence(folder), settings.gate, settings.seed))))
         for entry in rule_differences(registry, folder):
@@ -60,14 +60,16 @@ def review_approve(options: argparse.Namespace) -> int:
     from safeclip.release.approval import record_answer, sign
 
     registry = open_registry()
-    found = _find(registry, options.candidate)
+    chosen = _find(registry, options.candidate)
     key = options.key or signing_key(registry.root)
     if key is None:
-        found = record_answer(registry, found, True, _who(options), options.reason)
-        print(f"recorded; a reviewer's key promotes it: safeclip review sign {found.candidate.id} --key FILE")
+        chosen = record_answer(registry, chosen, True, _who(options), options.reason)
+        print(
+            f"recorded; a reviewer's key promotes it: safeclip review sign {chosen.candidate.id} --key FILE"
+        )
         return 0
-    reason = options.reason or found.reason or ""
-    release = sign(registry, found, key, reason, options.bump, options.accept_loosened)
+    reason = options.reason or chosen.reason or ""
+    release = sign(registry, chosen, key, reason, options.bump, options.accept_loosened)
     print(f"safeclip {release.version} is in production, approved by {release.reviewer}")
     return 0
 
@@ -84,8 +86,8 @@ def review_reject(options: argparse.Namespace) -> int:
     from safeclip.release.approval import record_answer
 
     registry = open_registry()
-    found = record_answer(registry, _find(registry, options.candidate), False, _who(options), options.reason)
-    print(f"candidate {found.candidate.id} is rejected")
+    chosen = record_answer(registry, _find(registry, options.candidate), False, _who(options), options.reason)
+    print(f"candidate {chosen.candidate.id} is rejected")
     return 0
 
 
@@ -102,10 +104,10 @@ def open_registry() -> ReleaseRegistry:
 def _find(registry: ReleaseRegistry, name: str) -> Review:
     from safeclip.release.reviews import find
 
-    found = find(registry.store, name)
-    if found is None:
+    chosen = find(registry.store, name)
+    if chosen is None:
         raise RegistryError(f"no candidate {name!r} was put forward; `safeclip review` lists them")
-    return found
+    return chosen
 
 
 def _who(options: argparse.Namespace) -> str:
@@ -123,7 +125,7 @@ def signing_key(root: Path) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `review` with its actions."""
     group = adder(commands)(review, "approve or reject what passed the gate", "safeclip review")
     sub = adder(group.add_subparsers(metavar="ACTION"), "review_")

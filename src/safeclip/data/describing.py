@@ -20,20 +20,23 @@ from safeclip.core.taxonomy import load_taxonomy
 from safeclip.synthesis.captions import SafeCaption, load_captions
 from safeclip.synthesis.pairs import load_pairs
 
+_NAMED = 3  # rows of each kind of change
+_LISTED = 12  # files of each kind of change
 _COUNTED = ("id", "split", "categories", "text_label", "image_label")
 
 
 def describe_folder(folder: Path) -> dict[str, Any]:
-    """Captions, splits, lengths, pictures, categories, pairs and zero-shot set of a data folder."""
+    """Count captions, splits, lengths, images, categories, pairs and zero-shot images of a data folder."""
     files = DataFolder(folder)
     captions = load_captions(files.captions)
     taxonomy = load_taxonomy(files.taxonomy)
+    labels = read_columns(files.zeroshot, pa.schema([("label", pa.string())]))["label"].to_pylist()
     pairs = load_pairs(files.curated_pairs, load_guard(), taxonomy)
     return {
         "captions": len(captions),
         "splits": {split: sum(row.split == split for row in captions) for split in SPLITS},
         "words": {split: _lengths([row for row in captions if row.split == split]) for split in SPLITS},
-        "pictures": {
+        "images": {
             "files": sum(row.image is not None for row in captions),
             "missing": sum(row.image is not None and not (folder / row.image).is_file() for row in captions),
             "drawn": sum(row.image is None for row in captions),
@@ -46,13 +49,13 @@ def describe_folder(folder: Path) -> dict[str, Any]:
             }
             for name in taxonomy.categories
         },
-        "zeroshot": _zeroshot(files.zeroshot),
+        "zeroshot": {"images": len(labels), "classes": len(set(labels))},
         "import": _import_report(files.import_report),
     }
 
 
 def describe_rows(dataset: Path) -> dict[str, Any] | None:
-    """The validated quadruplets: rows, label states and categories by split; None if there are none yet."""
+    """Count the validated quadruplets by split, label states and category; None if there are none yet."""
     schema = pa.schema([QUADRUPLETS.field(name) for name in _COUNTED])
     shards = {split: sorted(dataset.glob(f"{split}-*.parquet")) for split in SPLITS}
     if not any(shards.values()):
@@ -69,7 +72,7 @@ def describe_rows(dataset: Path) -> dict[str, Any] | None:
 
 
 def histogram(captions: Sequence[SafeCaption]) -> dict[int, int]:
-    """Captions by number of words, shortest first."""
+    """Count captions by number of words, shortest first."""
     return dict(sorted(Counter(len(row.caption.split()) for row in captions).items()))
 
 
@@ -81,13 +84,8 @@ def _lengths(captions: Sequence[SafeCaption]) -> dict[str, float] | None:
     return {"least": float(low), "median": float(median), "p95": float(high), "most": float(words.max())}
 
 
-def _zeroshot(path: Path) -> dict[str, int]:
-    labels = read_columns(path, pa.schema([("label", pa.string())]))["label"].to_pylist()
-    return {"pictures": len(labels), "classes": len(set(labels))}
-
-
 def _import_report(path: Path) -> dict[str, int] | None:
-    """How many items of each outcome the import named; None if the folder was not imported."""
+    """Count the remarks of the import by outcome; None if the folder was not imported."""
     if not path.is_file():
         return None
     try:
@@ -97,13 +95,12 @@ def _import_report(path: Path) -> dict[str, int] | None:
         raise DataError(f"{path}: not the report of an import; import again, or remove it") from None
 
 
-_NAMED = 3
-_LISTED = 12
-
-
 @dataclass(frozen=True)
 class Change:
-    """Ids, sorted. `moved` changed their split, `reworded` their caption, `repainted` their picture."""
+    """Ids of rows that differ, sorted.
+
+    `moved` changed their split, `reworded` their caption, `repainted` their image.
+    """
 
     added: list[str]
     removed: list[str]
@@ -125,12 +122,12 @@ def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> Change
         removed=sorted(set(old) - set(new)),
         moved=[row for row in both if old[row].split != new[row].split],
         reworded=[row for row in both if old[row].caption != new[row].caption],
-        repainted=[row for row in both if _image(old[row]) != _image(new[row])],
+        repainted=[
+            row
+            for row in both
+            if (old[row].image, old[row].image_sha256) != (new[row].image, new[row].image_sha256)
+        ],
     )
-
-
-def _image(row: SafeCaption) -> tuple[str | None, str | None]:
-    return row.image, row.image_sha256
 
 
 def change_lines(
@@ -153,16 +150,16 @@ def summary_lines(
     revision: str,
     changes: Sequence[str],
 ) -> list[str]:
-    """The numbers of a data set as lines for a terminal: counts and ids, never a caption."""
-    pictures, zeroshot = facts["pictures"], facts["zeroshot"]
+    """Write the numbers of a data set as lines for a terminal: counts and ids, never a caption."""
+    images, zeroshot = facts["images"], facts["zeroshot"]
     lines = [f"{name}: {facts['captions']:,} safe captions, {facts['curated_pairs']} curated pairs"]
     lines += [_split(split, count, facts["words"][split]) for split, count in facts["splits"].items()]
-    lines.append(f"pictures    {pictures['files']:,} files, {pictures['drawn']:,} drawn by the picture book")
-    if pictures["missing"]:
-        lines.append(f"            {pictures['missing']:,} files are missing; pull the data folder")
-    shown = f"{zeroshot['pictures']:,} pictures, {zeroshot['classes']} classes"
+    lines.append(f"images      {images['files']:,} files, {images['drawn']:,} drawn by the picture book")
+    if images["missing"]:
+        lines.append(f"            {images['missing']:,} files are missing; pull the data folder")
+    shown = f"{zeroshot['images']:,} images, {zeroshot['classes']} classes"
     lines.append(
-        f"zero-shot   {shown if zeroshot['pictures'] else 'none: not measured, nothing passes the gate'}"
+        f"zero-shot   {shown if zeroshot['images'] else 'none: not measured, nothing passes the gate'}"
     )
     if facts["import"] is not None:
         report = ", ".join(f"{count} {outcome}" for outcome, count in facts["import"].items()) or "no remarks"

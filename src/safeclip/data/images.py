@@ -105,7 +105,7 @@ def _decode(data: bytes, min_side: int) -> tuple[Image.Image, str, list[str]]:
     except Image.DecompressionBombError:
         raise ItemFault(f"is too large (at most {MAX_PIXELS:,} pixels)") from None
     except Image.UnidentifiedImageError:
-        raise ItemFault(f"is no picture of a known format ({', '.join(FORMATS)})") from None
+        raise ItemFault(f"is no image of a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # Pillow's decoders raise a dozen unrelated types
         fault = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ItemFault(f"cannot be decoded ({fault[:80]})") from None

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError
 from safeclip.core.guard import load_guard
 from safeclip.core.records import SPLITS
@@ -35,65 +36,63 @@ from safeclip.validation.near_duplicates import content_words
 
 ZEROSHOT, PROMPTS = "zeroshot.parquet", "zeroshot_prompts.json"
 SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.string())])
+REPORT = "import_report.jsonl"
+# Not copied from the base folder: the import writes its own.
+WRITTEN = ("captions.jsonl", IMAGES, REPORT, ZEROSHOT, PROMPTS)
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}")
 
 
 def write_zeroshot(folder: Path, source: str, base: Path, limits: Limits) -> None:
-    """Write both files below `folder`. source: `keep` (those of `base`), `none` (a table without rows), or a
-    folder with one folder of pictures a class, or a data folder that holds both files."""
-    given = Path(source)
-    if source == "none":
-        _write(folder, [])
-    elif source == "keep" or (given / ZEROSHOT).is_file():
+    """Write the zero-shot set and its prompts below `folder`.
+
+    Args:
+        folder: The data folder that is made.
+        source: `keep` copies those of `base`, `none` writes a table without rows. Otherwise a data folder
+            that holds both files, or a folder with one folder of images a class.
+        base: The data folder of `keep`.
+        limits: What images of class folders keep to.
+    """
+    given = base if source == "keep" else Path(source)
+    if source == "keep" or (source != "none" and (given / ZEROSHOT).is_file()):
         for name in (ZEROSHOT, PROMPTS):
-            _copy((base if source == "keep" else given) / name, folder / name)
-    elif given.is_dir():
-        _write(folder, _class_rows(given, limits))
-    else:
+            if not (given / name).is_file():
+                raise DataError(f"{given / name}: no such file; give --zeroshot a folder, or `none`")
+            shutil.copyfile(given / name, folder / name)
+        return
+    if source != "none" and not given.is_dir():
         raise DataError(
             f"--zeroshot {source}: no such folder; give one with a folder a class, `keep` or `none`"
         )
-
-
-def _copy(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise DataError(f"{source}: no such file; give --zeroshot a folder, or `none`")
-    shutil.copyfile(source, target)
-
-
-def _class_rows(folder: Path, limits: Limits) -> list[dict]:
-    """Rows of class folders, by name; a picture that cannot be used stops the import: a test set is exact."""
-    rows = []
-    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for name in sorted(path.name for path in kind.iterdir()):
-            try:
-                picture = accept(
-                    read_below(kind, name), name, min_side=limits.min_side, max_side=limits.max_side
-                )
-            except ItemFault as fault:
-                raise DataError(f"{kind / name}: {fault}; mend or remove it") from None
-            rows.append({"image": picture.data, "label": kind.name.replace("_", " ")})
-    if len({row["label"] for row in rows}) < 2:
-        raise DataError(f"{folder}: zero-shot needs at least two folders with pictures, one a class")
-    return rows
-
-
-def _write(folder: Path, rows: list[dict]) -> None:
+    rows = [] if source == "none" else _class_rows(given, limits)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / ZEROSHOT, store_schema=False)
     text = json.dumps({"templates": list(TEMPLATES)}, indent=2) + "\n"
     (folder / PROMPTS).write_text(text, encoding="utf-8")
 
 
-REPORT = "import_report.jsonl"
-ENCODER = "base_encoder"
-# Not copied from the base folder: the import writes its own.
-WRITTEN = ("captions.jsonl", IMAGES, REPORT, ZEROSHOT, PROMPTS)
+def _class_rows(folder: Path, limits: Limits) -> list[dict]:
+    """Rows of class folders, by name; an image that cannot be used stops the import: a test set is exact."""
+    rows = []
+    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for name in sorted(path.name for path in kind.iterdir()):
+            try:
+                image = accept(
+                    read_below(kind, name), name, min_side=limits.min_side, max_side=limits.max_side
+                )
+            except ItemFault as fault:
+                raise DataError(f"{kind / name}: {fault}; mend or remove it") from None
+            rows.append({"image": image.data, "label": kind.name.replace("_", " ")})
+    if len({row["label"] for row in rows}) < 2:
+        raise DataError(f"{folder}: zero-shot needs at least two folders with images, one a class")
+    return rows
 
 
 @dataclass(frozen=True)
 class ImportPlan:
-    """What to import and how. `base` is the data folder that the other parts are taken over from; in `work`
-    decoded pictures lie until the import is done."""
+    """What to import and how.
+
+    `base` is the data folder from which all parts are copied that the import does not write. Decoded images
+    lie in `work` until the import is done.
+    """
 
     source: Path
     out: Path
@@ -113,13 +112,13 @@ class ImportPlan:
 
     @property
     def scratch(self) -> Path:
-        """Of imports into this `out`."""
+        """The folder of decoded images of imports into this `out`."""
         return self.work / hashlib.sha256(str(self.out.resolve()).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of it: rows by split, all remarks, the items that were looked at."""
+    """The result of an import: rows by split, all remarks, the number of items that were read."""
 
     splits: dict[str, int]
     remarks: list[Remark]
@@ -131,8 +130,8 @@ def import_data(plan: ImportPlan) -> Imported:
     if plan.out.exists():
         raise DataError(f"{plan.out}: exists; name a folder that does not, or move this one away")
     sources = find_sources(plan.source)
-    taxonomy, guard = load_taxonomy(plan.base / "taxonomy.yaml"), load_guard()
-    encoder = load_encoder(plan.base / ENCODER) if plan.check_fit else None
+    taxonomy, guard = load_taxonomy(DataFolder(plan.base).taxonomy), load_guard()
+    encoder = load_encoder(DataFolder(plan.base).base_encoder) if plan.check_fit else None
     with _exclusive(plan), _whole(plan.out) as folder:
         decoder = Decoder(plan.limits.min_side, plan.limits.max_side, plan.scratch)
         decoded = decode_all(read_items(sources, plan.images), decoder, plan.workers)
@@ -143,7 +142,11 @@ def import_data(plan: ImportPlan) -> Imported:
         splits = _choose_splits(collected, plan)
         _write_folder(folder, collected, splits, plan)
         counts = {split: splits.count(split) for split in SPLITS}
-        _check_splits(counts)
+        if empty := [split for split in SPLITS if not counts[split]]:
+            sizes = ", ".join(f"{split} {rows}" for split, rows in counts.items())
+            raise DataError(
+                f"split {empty[0]!r} would be empty ({sizes}); give more items or a larger --{empty[0]}"
+            )
     shutil.rmtree(plan.scratch)
     return Imported(counts, collected.remarks, collected.items)
 
@@ -219,11 +222,11 @@ def _misfit_reasons(
     rows = collected.rows
     flags = misfits(encoder, [folder / row.image for row in rows], [row.caption for row in rows], plan.seed)
     if flags.mean() > MOST:
-        share = f"{flags.mean():.0%} of the captions fit their picture worse than a tenth of the others do"
-        reason = f"{share}: the base encoder does not know such pictures, none is called a suspect"
+        share = f"{flags.mean():.0%} of the captions fit their image worse than a tenth of the others do"
+        reason = f"{share}: the base encoder does not know such images, none is called a suspect"
         collected.remarks.append(Remark(str(plan.source.name), "note", reason))
         return []
-    reason = "its caption fits the picture worse than a tenth of the others do (base encoder)"
+    reason = "its caption fits the image worse than a tenth of the others do (base encoder)"
     return [(row, reason) for row, flag in zip(rows, flags, strict=True) if flag]
 
 
@@ -233,25 +236,12 @@ def _choose_splits(collected: Collected, plan: ImportPlan) -> list[str]:
     thumbnails = np.stack([row.thumbnail for row in rows])
     hashes = np.array([row.phash for row in rows], dtype=np.uint64)
     groups = join_groups(keys, thumbnails, hashes, plan.near_levels)
-    _note_groups(collected, groups)
-    shares = {"val": plan.val, "test": plan.test}
-    return assign_splits([row.id for row in rows], groups, shares, plan.seed)
-
-
-def _note_groups(collected: Collected, groups: np.ndarray) -> None:
     first: dict[int, Row] = {}
-    for row, group in zip(list(collected.rows), groups.tolist(), strict=True):
+    for row, group in zip(rows, groups.tolist(), strict=True):
         if (other := first.setdefault(group, row)) is not row:
             collected.remark(row, "note", f"alike, kept in one split (with {other.item})")
-
-
-def _check_splits(counts: dict[str, int]) -> None:
-    empty = [split for split, rows in counts.items() if not rows]
-    if empty:
-        sizes = ", ".join(f"{split} {rows}" for split, rows in counts.items())
-        raise DataError(
-            f"split {empty[0]!r} would be empty ({sizes}); give more items or a larger --{empty[0]}"
-        )
+    shares = {"val": plan.val, "test": plan.test}
+    return assign_splits([row.id for row in rows], groups, shares, plan.seed)
 
 
 def _write_folder(folder: Path, collected: Collected, splits: list[str], plan: ImportPlan) -> None:
@@ -270,13 +260,9 @@ def _write_folder(folder: Path, collected: Collected, splits: list[str], plan: I
         "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
     )
     (folder / REPORT).write_text(report_lines(collected.remarks), encoding="utf-8")
-    _copy_base(plan.base, folder)
-    write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)
-
-
-def _copy_base(base: Path, folder: Path) -> None:
-    for path in sorted(base.iterdir()):
+    for path in sorted(plan.base.iterdir()):
         if path.is_dir() and path.name not in WRITTEN:
             shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
         elif path.is_file() and path.name not in WRITTEN:
             shutil.copyfile(path, folder / path.name)
+    write_zeroshot(folder, plan.zeroshot, plan.base, plan.limits)

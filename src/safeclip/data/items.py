@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 MAX_CHARACTERS = 1000  # of a caption in captions.jsonl
+MAX_BYTES = 64_000_000  # of one image file or archive member
 _SENTENCE_END = re.compile(r"(?<=[.!?…。！？])\s+")
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -26,7 +27,7 @@ _MARKS = {
 
 
 def decode(data: bytes) -> tuple[str, str | None]:
-    """Text and, if it is not plain UTF-8, a note on how it was read.
+    """Return the text and, if it is not plain UTF-8, a note on how it was read.
 
     A byte order mark decides; without one UTF-8, else Windows-1252 (which holds the letters of latin-1).
     """
@@ -43,7 +44,7 @@ def decode(data: bytes) -> tuple[str, str | None]:
 
 
 def clean(text: str) -> str:
-    """Composed letters, single spaces, no control or direction signs, nothing around it."""
+    """Return `text` with composed letters and single spaces, without control and direction signs."""
     composed = unicodedata.normalize("NFC", text)
     spaced = "".join(" " if sign.isspace() else sign for sign in composed)
     kept = "".join(sign for sign in spaced if unicodedata.category(sign) not in ("Cc", "Cf", "Cs", "Co"))
@@ -51,7 +52,7 @@ def clean(text: str) -> str:
 
 
 def fit_caption(text: str, max_words: int) -> tuple[str, str | None]:
-    """A caption of at most `max_words` words, and a note if only its first sentences are left.
+    """Return a caption of at most `max_words` words, and a note if only its first sentences are left.
 
     `ItemFault` if nothing usable is left; it never holds the text.
     """
@@ -62,28 +63,20 @@ def fit_caption(text: str, max_words: int) -> tuple[str, str | None]:
         raise ItemFault("its caption cannot be decoded; save the file as UTF-8")
     if _fits(caption, max_words):
         return caption, None
-    shorter = _first_sentences(caption, max_words)
+    shorter = ""
+    for sentence in _SENTENCE_END.split(caption):
+        longer = f"{shorter} {sentence}".strip()
+        if not _fits(longer, max_words):
+            break
+        shorter = longer
     if not shorter:
         words = len(caption.split())
         raise ItemFault(f"its caption is too long ({words} words without a full stop, at most {max_words})")
     return shorter, f"caption shortened to its first {len(shorter.split())} words (whole sentences)"
 
 
-def _first_sentences(caption: str, max_words: int) -> str:
-    kept = ""
-    for sentence in _SENTENCE_END.split(caption):
-        longer = f"{kept} {sentence}".strip()
-        if not _fits(longer, max_words):
-            break
-        kept = longer
-    return kept
-
-
 def _fits(caption: str, max_words: int) -> bool:
     return len(caption.split()) <= max_words and len(caption) <= MAX_CHARACTERS
-
-
-MAX_BYTES = 64_000_000  # of one picture file or archive member
 
 
 class ItemFault(Exception):
@@ -92,7 +85,7 @@ class ItemFault(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """One picture with its captions, in the source's order.
+    """One image with its captions, in the source's order.
 
     `name` is what reports call it. `key` decides its id, and with it its split. `fault` says why the source
     has nothing usable here; then `read` is never called. `notes` are remarks that do not matter to the row.
@@ -107,11 +100,16 @@ class Item:
 
 
 def read_below(folder: Path, name: str) -> bytes:
-    """The bytes of the regular file `name` below `folder`; `ItemFault` for any way out of the folder."""
-    _check_name(name)
+    """Read the regular file `name` below `folder`; `ItemFault` for any way out of the folder."""
+    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
+    if not name or "\0" in name:
+        raise ItemFault("has no usable file name")
+    # a way out on any system
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in parts:
+        raise ItemFault("its path leaves the images' folder; use a path below it")
     path = _existing(folder, name)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ItemFault("is a link that leads out of the pictures' folder; copy the file itself")
+        raise ItemFault("is a link that leads out of the images' folder; copy the file itself")
     if not path.is_file():
         raise ItemFault("is not a regular file")
     try:
@@ -123,24 +121,15 @@ def read_below(folder: Path, name: str) -> bytes:
 
 
 def check_size(size: int) -> None:
-    """`ItemFault` for a file that is empty or larger than `MAX_BYTES`."""
+    """Raise `ItemFault` for a file that is empty or larger than `MAX_BYTES`."""
     if size == 0:
         raise ItemFault("is empty (0 bytes)")
     if size > MAX_BYTES:
         raise ItemFault(f"is too large ({size:,} bytes, at most {MAX_BYTES:,})")
 
 
-def _check_name(name: str) -> None:
-    """Refuse names that could leave the folder, on any system."""
-    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
-    if not name or "\0" in name:
-        raise ItemFault("has no usable file name")
-    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in parts:
-        raise ItemFault("its path leaves the pictures' folder; use a path below it")
-
-
 def _existing(folder: Path, name: str) -> Path:
-    """The file as it is spelled on disk: the same letters may be composed there and not in the list."""
+    """Return the file as it is spelled on disk: letters may be composed there and not in the list."""
     spellings = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
     try:
         for spelling in spellings:

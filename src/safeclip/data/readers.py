@@ -16,13 +16,13 @@ from safeclip.core.errors import DataError
 from safeclip.data.items import Item, ItemFault, check_size, decode, read_below
 
 
-def coco_items(path: Path, pictures: Path) -> Iterator[Item]:
-    """Yield an item for each entry of `images`, its captions by annotation id; `pictures` holds the files.
+def coco_items(path: Path, images: Path) -> Iterator[Item]:
+    """Yield an item for each entry of `images`, its captions by annotation id; `images` holds the files.
 
     The format: {"images": [{"id", "file_name"}, ...], "annotations": [{"id", "image_id", "caption"}, ...]}.
     """
     content = _read_coco(path)
-    captions = dict(_captions(content["annotations"]))
+    captions = _captions(content["annotations"])
     seen: set[str] = set()
     for number, image in enumerate(content["images"]):
         name, key = _name(image), _key(image)
@@ -33,10 +33,10 @@ def coco_items(path: Path, pictures: Path) -> Iterator[Item]:
         seen.add(key)
         texts = [text for _, text in sorted(captions.get(key, []))]
         fault = None if texts else "has no caption"
-        yield Item(name, key, texts, partial(read_below, pictures, name), fault)
+        yield Item(name, key, texts, partial(read_below, images, name), fault)
     for key in sorted(set(captions) - seen):
         name = f"{path.name}: captions of image {key.removeprefix('coco-')}"
-        yield Item(name, key, fault="belong to a picture that `images` does not list")
+        yield Item(name, key, fault="belong to an image that `images` does not list")
 
 
 def _read_coco(path: Path) -> dict[str, list[Any]]:
@@ -56,16 +56,16 @@ def _read_coco(path: Path) -> dict[str, list[Any]]:
 
 def _captions(annotations: list[Any]) -> dict[str, list[tuple[int, str]]]:
     """Item key -> (annotation id, caption); entries that are no captions are left out."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    captions: dict[str, list[tuple[int, str]]] = {}
     for number, entry in enumerate(annotations):
         if isinstance(entry, dict) and isinstance(entry.get("caption"), str):
             key = _key({"id": entry.get("image_id")})
             order = entry.get("id")
             if key is not None:
-                found.setdefault(key, []).append(
+                captions.setdefault(key, []).append(
                     (order if isinstance(order, int) else number, entry["caption"])
                 )
-    return found
+    return captions
 
 
 def _name(image: Any) -> str | None:
@@ -86,19 +86,21 @@ FILE_KEYS = ("file", "file_name", "filename", "filepath", "image", "image_path",
 CAPTION_KEYS = ("caption", "captions", "text", "title", "description")
 
 
-def jsonl_items(path: Path, pictures: Path) -> Iterator[Item]:
-    """{"file": ..., "caption": ...} a line (a list of captions is one picture's); other keys are ignored."""
+def jsonl_items(path: Path, images: Path) -> Iterator[Item]:
+    """{"file": ..., "caption": ...} a line (a list of captions is one image's); other keys are ignored."""
     text, note = _text(path)
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _item(f"{path.name}:{number}", _parse(line), pictures, note)
+            yield _item(f"{path.name}:{number}", _parse(line), images, note)
 
 
-def table_items(path: Path, pictures: Path) -> Iterator[Item]:
+def table_items(path: Path, images: Path) -> Iterator[Item]:
     """Rows of CSV or TSV; the header names the columns, or there are two: file and caption."""
     text, note = _text(path)
     lines = text.splitlines(keepends=True)
-    rows = csv.reader(lines, delimiter=_delimiter(path, lines[0] if lines else ""))
+    first_line = lines[0] if lines else ""
+    delimiter = "\t" if path.suffix == ".tsv" else max(",;\t", key=first_line.count)
+    rows = csv.reader(lines, delimiter=delimiter)
     columns: tuple[int, int] | None = None
     try:
         for row in rows:
@@ -109,7 +111,7 @@ def table_items(path: Path, pictures: Path) -> Iterator[Item]:
                     continue
                 columns = (0, 1)
             if any(cell.strip() for cell in row):
-                yield _item(where, _entry(row, columns), pictures, note)
+                yield _item(where, _entry(row, columns), images, note)
     except csv.Error as error:
         raise DataError(f"{path}:{rows.line_num}: not CSV ({error}); mend the line") from None
 
@@ -121,16 +123,17 @@ def _text(path: Path) -> tuple[str, str | None]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the name") from None
 
 
-def _item(where: str, entry: Mapping[str, Any] | None, pictures: Path, note: str | None) -> Item:
+def _item(where: str, entry: Mapping[str, Any] | None, images: Path, note: str | None) -> Item:
     name = _first(entry, FILE_KEYS)
-    found = _first(entry, CAPTION_KEYS)
-    captions = [found] if isinstance(found, str) else found
+    captions = _first(entry, CAPTION_KEYS)
+    if isinstance(captions, str):
+        captions = [captions]
     if not isinstance(name, str) or not name:
         return Item(where, where, fault="names no file; give `file` and `caption`")
     if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
         return Item(name, name, fault="has no caption")
     notes = (note,) if note else ()
-    return Item(name, name, captions, partial(read_below, pictures, name), None, notes)
+    return Item(name, name, captions, partial(read_below, images, name), None, notes)
 
 
 def _parse(line: str) -> Mapping[str, Any] | None:
@@ -162,13 +165,7 @@ def _columns(path: Path, header: list[str]) -> tuple[int, int] | None:
     raise DataError(f"{path}: no columns `file` and `caption` in its header; name them so")
 
 
-def _delimiter(path: Path, first_line: str) -> str:
-    if path.suffix == ".tsv":
-        return "\t"
-    return max(",;\t", key=first_line.count)
-
-
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 CAPTIONS = ("txt", "text", "caption", "cap")
 MAX_CAPTION_BYTES = 1_000_000
 # The webdataset convention: the key ends at the first dot of the file's name.
@@ -178,7 +175,7 @@ _MEMBER_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 @dataclass
 class _Sample:
     key: str
-    picture: bytes | None = None
+    image: bytes | None = None
     extension: str = ""
     captions: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -217,26 +214,27 @@ def shard_items(path: Path) -> Iterator[Item]:
 
 def _add(sample: _Sample, archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> None:
     last = extension.rpartition(".")[2]
-    if last not in (*PICTURES, *CAPTIONS, "json"):
+    if last not in (*IMAGE_EXTENSIONS, *CAPTIONS, "json"):
         return
     try:
         data = _read_member(archive, member, last)
     except ItemFault as fault:
         sample.faults.append(str(fault))
         return
-    if last in PICTURES and sample.picture is None:
-        sample.picture, sample.extension = data, last
+    if last in IMAGE_EXTENSIONS and sample.image is None:
+        sample.image, sample.extension = data, last
         return
     text, note = decode(data)
     sample.notes += [note] if note else []
-    sample.captions += [text] if last in CAPTIONS else _captions_of_json(text)
+    caption = text if last in CAPTIONS else (_parse(text) or {}).get("caption")
+    sample.captions += [caption] if isinstance(caption, str) else []
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: str) -> bytes:
     if not member.isreg():
         raise ItemFault("is a link or a device in the archive, not a file")
     check_size(member.size)
-    if extension not in PICTURES and member.size > MAX_CAPTION_BYTES:
+    if extension not in IMAGE_EXTENSIONS and member.size > MAX_CAPTION_BYTES:
         raise ItemFault(f"its caption file is too large ({member.size:,} bytes)")
     file = archive.extractfile(member)
     data = file.read() if file else b""
@@ -245,25 +243,16 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, extension: s
     return data
 
 
-def _captions_of_json(text: str) -> list[str]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    caption = found.get("caption") if isinstance(found, dict) else None
-    return [caption] if isinstance(caption, str) else []
-
-
 def _sample_item(path: Path, sample: _Sample) -> Item:
-    fault = next(iter(sample.faults), None)
-    if fault is None and sample.picture is None:
-        fault = "has no picture"
+    fault = sample.faults[0] if sample.faults else None
+    if fault is None and sample.image is None:
+        fault = "has no image"
     if fault is None and not sample.captions:
         fault = "has no caption"
-    picture = sample.picture or b""
+    image = sample.image or b""
     name = f"{path.name}/{sample.key}.{sample.extension}".rstrip(".")
     key = f"{path.stem}/{sample.key}"
-    return Item(name, key, sample.captions, lambda: picture, fault, tuple(sample.notes))
+    return Item(name, key, sample.captions, lambda: image, fault, tuple(sample.notes))
 
 
 # The reader of a file, by its extension.
@@ -285,30 +274,30 @@ def find_sources(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder; check the name")
-    found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in KINDS)
-    kinds = {KINDS[file.suffix.lower()] for file in found}
-    if kinds == {"shard"} or len(found) == 1:
-        return found
-    if not found:
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in KINDS)
+    kinds = {KINDS[file.suffix.lower()] for file in files}
+    if kinds == {"shard"} or len(files) == 1:
+        return files
+    if not files:
         raise DataError(f"{path}: holds no caption file ({', '.join(sorted(KINDS))}); name it")
-    raise DataError(f"{path}: holds {len(found)} files that may be captions ({found[0].name}, ...); name one")
+    raise DataError(f"{path}: holds {len(files)} files that may be captions ({files[0].name}, ...); name one")
 
 
-def read_items(sources: Sequence[Path], pictures: Path | None) -> Iterator[Item]:
-    """The items of all sources in order. `pictures` is where file names start; None: beside each source."""
+def read_items(sources: Sequence[Path], images: Path | None) -> Iterator[Item]:
+    """Yield the items of all sources in order.
+
+    `images` is the folder where file names start. None: `images/` beside a COCO file, where there is one,
+    else the folder of the caption file.
+    """
     for path in sources:
         kind = KINDS[path.suffix.lower()]
         if kind == "shard":
             yield from shard_items(path)
             continue
-        folder = pictures or _pictures_beside(path)
+        folder = images or path.parent
+        if images is None and kind == "coco" and (path.parent / "images").is_dir():
+            folder = path.parent / "images"
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; give the pictures' folder with --images")
+            raise DataError(f"{folder}: no such folder; give the images' folder with --images")
         read = {"coco": coco_items, "jsonl": jsonl_items, "table": table_items}[kind]
         yield from read(path, folder)
-
-
-def _pictures_beside(path: Path) -> Path:
-    """`images/` beside a COCO file, where there is one; otherwise the caption file's own folder."""
-    images = path.parent / "images"
-    return images if KINDS[path.suffix.lower()] == "coco" and images.is_dir() else path.parent

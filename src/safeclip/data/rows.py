@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 from safeclip.core.guard import Guard
-from safeclip.data.images import AcceptedImage, Decoded
+from safeclip.data.images import Decoded
 from safeclip.data.items import Item, ItemFault, fit_caption
 
 Outcome = Literal["rejected", "suspect", "note"]
 
-
-_NAMED = 5
+_NAMED = 5  # remarks of each kind that the command prints
+IMAGES = "images"  # the folder of the accepted images
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Remark:
 
 
 def shown(name: str) -> str:
-    """A name as it may be printed: whatever could steer a terminal is written as an escape."""
+    """Return a name as it may be printed: whatever could steer a terminal is written as an escape."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)[:200]
 
 
 def report_lines(remarks: Sequence[Remark]) -> str:
-    """JSON Lines, in the order of the source."""
+    """Write remarks as JSON Lines, in the order of the source."""
     return "".join(json.dumps(asdict(remark), sort_keys=True) + "\n" for remark in remarks)
 
 
 def summary_lines(remarks: Sequence[Remark]) -> list[str]:
-    """Rejected and suspect items by name, a few of each; how often each kind of remark was made."""
+    """Name some rejected and suspect items, and count the other remarks by kind."""
     lines = []
     for outcome in ("rejected", "suspect"):
         some = [remark for remark in remarks if remark.outcome == outcome]
@@ -56,12 +56,9 @@ def summary_lines(remarks: Sequence[Remark]) -> list[str]:
     return lines
 
 
-IMAGES = "images"
-
-
 @dataclass(frozen=True)
 class Limits:
-    """What an accepted item keeps to."""
+    """Bounds of an accepted item: words of its caption, sides of its image in pixels."""
 
     max_words: int
     min_side: int
@@ -112,13 +109,14 @@ class Collected:
         if isinstance(decoded, ItemFault):
             raise decoded
         if decoded.pixels in self._pixels:
-            raise ItemFault(f"is the same picture as {self._pixels[decoded.pixels]}")
+            raise ItemFault(f"is the same image as {self._pixels[decoded.pixels]}")
         caption, note = self._caption(item, max_words, guard)
         image = f"{IMAGES}/{row_id}{decoded.suffix}"
         (folder / image).write_bytes(decoded.data)
         self._ids[row_id] = self._pixels[decoded.pixels] = name
         self._captions.add(caption.casefold())
-        self.rows.append(_row(row_id, name, caption, image, decoded))
+        digest = hashlib.sha256(decoded.data).hexdigest()
+        self.rows.append(Row(row_id, name, caption, image, digest, decoded.thumbnail, decoded.phash))
         remarks = [*item.notes, *decoded.notes, *([note] if note else [])]
         self.remarks += [Remark(name, "note", text, row_id) for text in remarks]
 
@@ -144,6 +142,7 @@ class Collected:
         self.remark(row, "rejected", reason)
 
     def remark(self, row: Row, outcome: Outcome, reason: str) -> None:
+        """Remark on a row by its id, or without one if it is rejected."""
         self.remarks.append(Remark(row.item, outcome, reason, None if outcome == "rejected" else row.id))
 
 
@@ -167,8 +166,3 @@ def make_id(key: str) -> str:
     readable = re.sub(r"[^a-z0-9]+", "-", (stem[0] or stem[2]).lower()).strip("-")[:40]
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:10]
     return f"{readable}-{digest}" if readable else digest
-
-
-def _row(row_id: str, name: str, caption: str, image: str, picture: AcceptedImage) -> Row:
-    digest = hashlib.sha256(picture.data).hexdigest()
-    return Row(row_id, name, caption, image, digest, picture.thumbnail, picture.phash)

@@ -1,9 +1,9 @@
-"""Choose splits before synthesis: whatever looks or reads alike goes into one split. Find likely mislabels.
+"""Choose splits before synthesis, near-duplicates in one split; find captions that are likely mislabels.
 
-Rows are joined into groups when their captions share all content words, or when their pictures are near:
+Rows are joined into groups when their captions share all content words, or when their images are near:
 within `levels` of root-mean-square difference of the 16 x 16 thumbnails (what validate_data measures), or
 within a few bits of the perceptual hash and roughly alike besides. A group's split is read off a digest of
-its smallest id, so that adding pictures later moves no other group.
+its smallest id, so that adding images later moves no other group.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def join_groups(
 
 
 def assign_splits(ids: Sequence[str], groups: np.ndarray, shares: dict[str, float], seed: int) -> list[str]:
-    """The split of each row; `shares` gives val's and test's part of the groups, the rest is train."""
+    """Return the split of each row; `shares` is val's and test's part of the groups, the rest is train."""
     smallest: dict[int, str] = {}
     for row_id, group in zip(ids, groups.tolist(), strict=True):
         smallest[group] = min(smallest.get(group, row_id), row_id)
@@ -69,7 +69,7 @@ def _split(row_id: str, shares: dict[str, float], seed: int) -> str:
 
 
 def misfits(encoder: Encoder, images: Sequence[Path], captions: Sequence[str], seed: int) -> np.ndarray:
-    """bool [N]: more than a tenth of `OTHERS` other captions are nearer to the image than its own."""
+    """Flag rows whose image is nearer to more than a tenth of `OTHERS` other captions; returns bool [N]."""
     count = len(images)
     if count < 2:
         return np.zeros(count, dtype=bool)
@@ -95,7 +95,7 @@ class UnsafeWords:
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
     def category(self, caption: str) -> str | None:
-        """The category of the first phrase that the caption names, or None."""
+        """Return the category of the first phrase that the caption names, or None."""
         match = self._pattern.search(caption.casefold())
         return self._categories[match.group()] if match else None
 

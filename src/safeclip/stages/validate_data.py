@@ -92,7 +92,7 @@ def _image_facts(min_side: int) -> pd.DataFrame:
     """The facts of all images, one shard of images in memory at a time."""
     facts = [image_facts(read_table(shard, IMAGES), min_side) for shard in _shards()]
     if not facts:
-        raise DataError(f"{artifacts.IMAGES}: holds no pictures; rerun render_images")
+        raise DataError(f"{artifacts.IMAGES}: holds no images; rerun render_images")
     return pd.concat(facts, ignore_index=True)
 
 
@@ -131,7 +131,7 @@ def _write(validation: ValidationResult, summary: dict[str, Any], sample_rows: i
 
 
 def _write_rows(folder: Path, rows: pd.DataFrame, wanted: set[str]) -> dict[str, tuple[bytes, bytes]]:
-    """Write the rows with their pictures, shard by shard and split by split; return the wanted pictures."""
+    """Write the rows with their images, shard by shard and split by split; return the wanted images."""
     images: dict[str, tuple[bytes, bytes]] = {}
     facts = rows[[name for name in QUADRUPLETS.names if name not in IMAGES.names or name == "id"]]
     for number, shard in enumerate(_shards()):

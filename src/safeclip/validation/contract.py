@@ -26,10 +26,51 @@ from safeclip.settings import ValidateData
 from safeclip.validation.facts import STATES
 
 
+@dataclass(frozen=True)
+class DataCheck:
+    """One promise. With a `reason` it is about rows, which go to quarantine; without, about all data."""
+
+    name: str
+    promise: str
+    expectation: Expectation
+    reason: str | None = None
+
+    @property
+    def level(self) -> Literal["row", "data set"]:
+        return "row" if self.reason else "data set"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of a check. `ids` are the rows at fault; what they hold is left out.
+
+    `on_fail`: a failed check stops the chain or only warns.
+    """
+
+    name: str
+    level: str
+    promise: str
+    passed: bool
+    observed: float | int | None = None
+    ids: tuple[str, ...] = field(default=(), repr=False)
+    reason: str | None = None
+    detail: str = ""
+    on_fail: Literal["warn", "stop"] = "stop"
+
+
 def row_checks(bounds: ValidateData) -> list[DataCheck]:
-    """Checks whose failing rows are quarantined with a reason."""
+    """Return the checks whose failing rows are quarantined with a reason."""
     words = bounds.max_caption_words
-    checks = [_not_null(column) for column in QUADRUPLETS.names if column != "id"]
+    checks = [
+        DataCheck(
+            f"{column}_not_null",
+            f"{column} is never missing",
+            gxe.ExpectColumnValuesToNotBeNull(column=column),
+            f"{column} is missing",
+        )
+        for column in QUADRUPLETS.names
+        if column != "id"
+    ]
     for side in ("safe", "generated"):
         checks += [
             DataCheck(
@@ -40,27 +81,13 @@ def row_checks(bounds: ValidateData) -> list[DataCheck]:
             ),
             DataCheck(
                 f"{side}_image_usable",
-                f"every {side} picture decodes, has sides of at least {bounds.min_image_side} pixels and "
+                f"every {side} image decodes, has sides of at least {bounds.min_image_side} pixels and "
                 "more than one colour",
                 gxe.ExpectColumnValuesToBeNull(column=f"image_{side}_fault"),
-                f"{side} picture does not decode, is of one colour or smaller than {bounds.min_image_side} "
+                f"{side} image does not decode, is of one colour or smaller than {bounds.min_image_side} "
                 "pixels",
             ),
         ]
-    return checks + _label_checks() + _pair_checks(bounds)
-
-
-def _not_null(column: str) -> DataCheck:
-    return DataCheck(
-        f"{column}_not_null",
-        f"{column} is never missing",
-        gxe.ExpectColumnValuesToNotBeNull(column=column),
-        f"{column} is missing",
-    )
-
-
-def _label_checks() -> list[DataCheck]:
-    checks = []
     for side in ("text", "image"):
         values = gxe.ExpectColumnValuesToBeInSet(column=f"{side}_label", value_set=list(LABELS))
         score = gxe.ExpectColumnValuesToBeBetween(column=f"{side}_score", min_value=0.0, max_value=1.0)
@@ -74,12 +101,8 @@ def _label_checks() -> list[DataCheck]:
                 f"{side} score is outside 0 to 1",
             ),
         ]
-    return checks
-
-
-def _pair_checks(bounds: ValidateData) -> list[DataCheck]:
     lowest = bounds.min_similarity
-    return [
+    checks += [
         DataCheck(
             "captions_similar",
             f"safe and generated caption share words in order (ratio at least {lowest:g})",
@@ -99,10 +122,11 @@ def _pair_checks(bounds: ValidateData) -> list[DataCheck]:
             "a category is missing or not in the taxonomy",
         ),
     ]
+    return checks
 
 
 def dataset_checks(bounds: ValidateData, categories: Collection[str]) -> list[DataCheck]:
-    """Checks that stop the chain when they fail on the rows that are left."""
+    """Return the checks that stop the chain when they fail on the rows that are left."""
     shape = [
         DataCheck(
             "columns",
@@ -126,11 +150,11 @@ def dataset_checks(bounds: ValidateData, categories: Collection[str]) -> list[Da
 
 
 def _leak_checks(bounds: ValidateData) -> list[DataCheck]:
-    near = f"no safe picture within {bounds.near_duplicate_levels:g} levels of one in another split"
+    near = f"no safe image within {bounds.near_duplicate_levels:g} levels of one in another split"
     promises = {
         "caption_in_other_split": "no safe caption stands in two splits",
         "words_in_other_split": "no two splits share a safe caption's words in another order",
-        "image_in_other_split": "no safe picture stands in two splits",
+        "image_in_other_split": "no safe image stands in two splits",
         "near_image_in_other_split": near,
     }
     checks = [
@@ -167,38 +191,6 @@ def _balance_checks(bounds: ValidateData, categories: Collection[str]) -> list[D
         promise = f"at least {least:.1%} of all rows are in the category: {category}"
         checks.append(DataCheck(f"share_of_{category}", promise, share))
     return checks
-
-
-@dataclass(frozen=True)
-class DataCheck:
-    """One promise. With a `reason` it is about rows, which go to quarantine; without, about all data."""
-
-    name: str
-    promise: str
-    expectation: Expectation
-    reason: str | None = None
-
-    @property
-    def level(self) -> Literal["row", "data set"]:
-        return "row" if self.reason else "data set"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of a check. `ids` are the rows at fault; what they hold is left out.
-
-    `on_fail`: a failed check stops the chain or only warns.
-    """
-
-    name: str
-    level: str
-    promise: str
-    passed: bool
-    observed: float | int | None = None
-    ids: tuple[str, ...] = field(default=(), repr=False)
-    reason: str | None = None
-    detail: str = ""
-    on_fail: Literal["warn", "stop"] = "stop"
 
 
 def run(checks: Sequence[DataCheck], frame: pd.DataFrame) -> list[CheckResult]:
@@ -239,9 +231,14 @@ def match_results(checks: Sequence[DataCheck], results: Sequence[Any]) -> list[C
 
 
 def _result(check: DataCheck, result: Any) -> CheckResult:
-    crash = _crash(result.exception_info or {})
-    if crash:
-        raise DataError(f"expectation {check.name} could not be computed ({crash}); nothing was validated")
+    info = result.exception_info or {}
+    entries = [info] if "raised_exception" in info else [e for e in info.values() if isinstance(e, dict)]
+    for entry in entries:
+        if entry.get("raised_exception"):  # its first line alone: the others may hold rows
+            crash = str(entry.get("exception_message")).splitlines()[0][:120]
+            raise DataError(
+                f"expectation {check.name} could not be computed ({crash}); nothing was validated"
+            )
     faults = result.result.get("unexpected_index_list") or []
     observed = result.result.get("observed_value")
     return CheckResult(
@@ -255,15 +252,8 @@ def _result(check: DataCheck, result: Any) -> CheckResult:
     )
 
 
-def _crash(info: dict) -> str | None:
-    """The first line of the exception behind a result, if there was one; row contents are left out."""
-    entries = [info] if "raised_exception" in info else [e for e in info.values() if isinstance(e, dict)]
-    raised = [entry for entry in entries if entry.get("raised_exception")]
-    return str(raised[0].get("exception_message")).splitlines()[0][:120] if raised else None
-
-
 def _plain(observed: Any, result: dict) -> float | int | None:
-    """A share or count as a plain number; for checks of rows, how many failed."""
+    """Return a share or count as a plain number; for checks of rows, how many failed."""
     if isinstance(observed, (int, float)) and not isinstance(observed, bool):
         return int(observed) if isinstance(observed, int) else round(float(observed), 6)
     return int(result["unexpected_count"]) if "unexpected_count" in result else None

@@ -30,7 +30,7 @@ MAX_PIXELS = 50_000_000  # a larger one is refused before it is decoded
 
 
 def image_fault(image: bytes, min_side: int) -> str | None:
-    """Why these bytes are no usable PNG or JPEG with sides of at least `min_side` pixels, or None."""
+    """Say why these bytes are no usable PNG or JPEG with sides of at least `min_side` pixels, or None."""
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             width, height = opened.size
@@ -46,7 +46,7 @@ def image_fault(image: bytes, min_side: int) -> str | None:
 
 
 def image_facts(images: pa.Table, min_side: int) -> pd.DataFrame:
-    """IMAGES rows -> one row each, a digest in place of each picture.
+    """Measure IMAGES rows: one row each, with a digest in place of each image.
 
     `image_SIDE_fault`: None if it is usable or missing. `image_safe_thumbnail` (uint8 [768]) and
     `image_generated_hash` (64 bits in hexadecimal): None if it is not usable.
@@ -86,10 +86,10 @@ STATES = {
 """The four label states: (text_label, image_label)."""
 
 
-def join_rows(captions: pa.Table, pictures: pd.DataFrame, labels: pa.Table) -> pd.DataFrame:
+def join_rows(captions: pa.Table, images: pd.DataFrame, labels: pa.Table) -> pd.DataFrame:
     """Captions with their `image_facts` and labels by id; missing is null, what is repeated repeats."""
     frame = captions.to_pandas(integer_object_nulls=True)
-    for part in (pictures, labels.to_pandas()):
+    for part in (images, labels.to_pandas()):
         frame = frame.merge(part, on="id", how="left", sort=False)
     return frame.sort_values("id", kind="stable", ignore_index=True)
 
@@ -98,7 +98,7 @@ def measure(rows: pd.DataFrame, *, guard: Guard, categories: Collection[str]) ->
     """Add what each row's texts show by themselves to the joined columns; nulls stay null."""
     frame = rows.copy()
     safe, generated = _texts(frame["caption_safe"]), _texts(frame["caption_generated"])
-    tags = [_tags(value) for value in frame["categories"]]
+    tags = [tuple(value) if hasattr(value, "__iter__") else None for value in frame["categories"]]
     frame["safe_words"] = _word_counts(safe)
     frame["generated_words"] = _word_counts(generated)
     frame["similarity"] = [
@@ -141,16 +141,12 @@ def _texts(column: pd.Series) -> list[str | None]:
     return [value if isinstance(value, str) else None for value in column]
 
 
-def _tags(value: object) -> tuple[str, ...] | None:
-    return tuple(value) if hasattr(value, "__iter__") else None
-
-
 def _word_counts(texts: list[str | None]) -> pd.Series:
     return pd.Series([None if text is None else len(text.split()) for text in texts], dtype="float64")
 
 
 def _earlier(safe: list[str | None], splits: pd.Series) -> list[int]:
-    """How many earlier rows of the same split have the same safe caption."""
+    """Count, for each row, the earlier rows of its split with the same safe caption."""
     seen: dict[tuple[str, str], int] = {}
     counts = []
     for caption, split in zip(safe, splits, strict=True):

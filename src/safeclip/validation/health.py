@@ -22,9 +22,12 @@ from safeclip.settings import Checks, ValidateData
 from safeclip.validation.contract import CheckResult
 from safeclip.validation.near_duplicates import content_words, near_hashes
 
+FOLDS = 4  # of the captions, to fit the model that doubts labels
+DISTINCT_CAPTIONS, VENDI_CAPTIONS = 1000, 500  # equal numbers, so that data sets compare
+
 
 def distinct_n(captions: Sequence[str], n: int) -> float | None:
-    """Different n-grams of words over all of them (Li et al., arXiv 1510.03055); None if there is none.
+    """Divide different n-grams of words by all of them (Li et al., arXiv 1510.03055); None if there is none.
 
     Falls with the number of captions: compare equal numbers.
     """
@@ -37,7 +40,7 @@ def distinct_n(captions: Sequence[str], n: int) -> float | None:
 
 
 def vendi(captions: Sequence[str]) -> float | None:
-    """The effective number of different captions: exp of the entropy of the eigenvalues of K / n.
+    """Return the effective number of different captions: exp of the entropy of K / n's eigenvalues.
 
     K: cosine similarity of word counts weighted by rarity (Friedman and Dieng, arXiv 2210.02410, eq. 2).
     """
@@ -52,7 +55,7 @@ def vendi(captions: Sequence[str]) -> float | None:
 
 
 def evenness(counts: Sequence[int]) -> float | None:
-    """Entropy of the shares over its highest value (Pielou): 1 if all counts are equal, 0 if one has all."""
+    """Divide the entropy of the shares by its highest value (Pielou): 1 for equal counts, 0 for one alone."""
     total = sum(counts)
     if not total or len(counts) < 2:
         return None
@@ -99,24 +102,20 @@ def drift(before: Distributions, now: Distributions) -> dict[str, float]:
 
 
 def read_baseline(path: Path = DATA_BASELINE) -> Distributions:
-    """The accepted data set's distributions; empty if none was accepted yet (the file holds `{}`)."""
+    """Read the accepted data set's distributions; empty if none was accepted yet (the file holds `{}`)."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return {name: {k: float(v) for k, v in shares.items()} for name, shares in held.items()}
+        accepted = json.loads(path.read_text(encoding="utf-8"))
+        return {name: {k: float(v) for k, v in shares.items()} for name, shares in accepted.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         why = str(error).splitlines()[0][:80]
         raise DataError(f"{path}: not readable ({why}); restore it, or write {{}} into it") from None
 
 
-FOLDS = 4
-
-
 def doubtful_labels(captions: Sequence[str], unsafe: Sequence[bool]) -> np.ndarray | None:
-    """bool [N]: the caption's label is likely wrong, by a model of words fitted on the other folds.
+    """Flag captions whose label is likely wrong, by a model of words fitted on the other folds.
 
-    Confident learning (Northcutt et al., arXiv 1911.00068).
-
-    None if there are too few captions of one kind to fit and test on.
+    Confident learning (Northcutt et al., arXiv 1911.00068). Returns bool [N], or None if there are too few
+    captions of one kind to fit and test on.
     """
     from cleanlab.filter import find_label_issues
     from sklearn.feature_extraction.text import CountVectorizer
@@ -134,18 +133,16 @@ def doubtful_labels(captions: Sequence[str], unsafe: Sequence[bool]) -> np.ndarr
     return np.asarray(find_label_issues(labels, chances, n_jobs=1), dtype=bool)
 
 
-DISTINCT_CAPTIONS, VENDI_CAPTIONS = 1000, 500
-
 PROMISES = {
     "min_labeller_kappa": "two labellers of a modality agree (Cohen's kappa, the lowest)",
-    "min_text_image_same": "caption and picture have the same label",
+    "min_text_image_same": "caption and image have the same label",
     "min_category_evenness": "the categories are about equally frequent (evenness)",
     "min_distinct_2": f"different word pairs of all, in {DISTINCT_CAPTIONS:,} generated captions",
     "min_vendi_share": f"effectively different captions (Vendi score), of {VENDI_CAPTIONS} generated",
     "max_repeated_captions": "generated captions with the words of an earlier one of their split",
-    "max_repeated_pictures": "generated pictures near an earlier one of their split",
+    "max_repeated_pictures": "generated images near an earlier one of their split",
     "max_leaked_captions": "generated captions with the words of one in another split",
-    "max_leaked_pictures": "generated pictures near one in another split",
+    "max_leaked_pictures": "generated images near one in another split",
     "max_text_label_errors": "caption labels that confident learning doubts",
     "max_drift": "distance from the accepted data set (total variation, the largest)",
 }

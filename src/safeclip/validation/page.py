@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from safeclip.core.records import SPLITS
 from safeclip.pages.charts import Series, bars, shares
@@ -20,9 +19,11 @@ from safeclip.validation.contract import CheckResult
 from safeclip.validation.facts import STATES
 from safeclip.validation.quarantine import ValidationResult, as_rows, by_reason, totals
 
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
+
 
 def summarise(validation: ValidationResult, categories: Collection[str]) -> dict[str, Any]:
-    """Counts, shares and results; holds no caption, no picture and no time."""
+    """Collect counts, shares and results; they hold no caption, no image and no time."""
     rows = validation.rows
     return {
         "passed": not validation.failures,
@@ -75,11 +76,8 @@ def _histogram(words: pd.Series) -> dict[str, int]:
     return {f"{length:02d}": int(counts[length]) for length in counts.index}
 
 
-_TEMPLATE = Path(__file__).with_name("page.html.j2")
-
-
 def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> str:
-    """HTML of summary.json's content and of `samples` (from `sample_cards`)."""
+    """Render summary.json's content and `samples` (from `sample_cards`) as HTML."""
     words = [
         Series(f"{side} captions", [int(length) for length in counts], list(counts.values()))
         for side in ("safe", "generated")
@@ -90,7 +88,13 @@ def make_page(summary: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] =
         summary=summary,
         samples=samples,
         states=[state.replace(" ", "_") for state in STATES],
-        state_bars={split: _state_bar(split, summary["label_states"][split]) for split in SPLITS},
+        state_bars={
+            split: shares(
+                {name: summary["label_states"][split][name.replace(" ", "_")] for name in STATES},
+                title=f"label states of the {split} split",
+            )
+            for split in SPLITS
+        },
         words=bars(words, title="Captions by number of words", x_label="words"),
         failures=_failed(summary, "stop"),
         warnings=_failed(summary, "warn"),
@@ -101,26 +105,21 @@ def _failed(summary: Mapping[str, Any], on_fail: str) -> list[dict[str, Any]]:
     return [f for f in summary["expectations"] if not f["passed"] and f["on_fail"] == on_fail]
 
 
-def _state_bar(split: str, states: Mapping[str, float | None]) -> Markup:
-    named = {name: states[name.replace(" ", "_")] for name in STATES}
-    return shares(named, title=f"label states of the {split} split")
-
-
 def choose_samples(rows: pd.DataFrame, count: int) -> pd.DataFrame:
-    """At most `count` rows: label states in turn, by id."""
+    """Choose at most `count` rows: label states in turn, by id."""
     by_state = [rows[rows[state] == 1.0].sort_values("id").head(count) for state in STATES]
     turns = [state.index[turn] for turn in range(count) for state in by_state if turn < len(state)]
     return rows.loc[turns[:count]]
 
 
-def sample_cards(rows: pd.DataFrame, pictures: Mapping[str, tuple[bytes, bytes]]) -> list[dict[str, Any]]:
-    """Rows ready for the page; `pictures` holds the safe and the generated one of each row's id."""
-    return [_card(row, *pictures[row["id"]]) for _, row in rows.iterrows()]
+def sample_cards(rows: pd.DataFrame, images: Mapping[str, tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+    """Make rows ready for the page; `images` holds the safe and the generated one of each row's id."""
+    return [_card(row, *images[row["id"]]) for _, row in rows.iterrows()]
 
 
 def _card(row: pd.Series, image_safe: bytes, image_generated: bytes) -> dict[str, Any]:
     kept = ("id", "split", "caption_safe", "caption_generated", "concept", "text_label", "image_label")
     sample = {key: row[key] for key in kept}
     scores = {"text_score": float(row["text_score"]), "image_score": float(row["image_score"])}
-    pictures = {"safe": thumbnail(image_safe), "generated": blurred(image_generated)}
-    return sample | scores | pictures | {"categories": list(row["categories"])}
+    images = {"safe": thumbnail(image_safe), "generated": blurred(image_generated)}
+    return sample | scores | images | {"categories": list(row["categories"])}

@@ -16,10 +16,11 @@ import pyarrow as pa
 from safeclip.core.guard import Guard
 from safeclip.core.records import QUARANTINE
 from safeclip.settings import ValidateData
-from safeclip.validation.contract import CheckResult, DataCheck, dataset_checks, row_checks, run
+from safeclip.validation.contract import CheckResult, dataset_checks, row_checks, run
 from safeclip.validation.facts import measure, measure_leaks
 
 STAGE = "validate_data"
+_NAMED_IDS, _NAMED_FAILURES = 3, 4  # in the one line of a complaint
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,16 @@ def reject(results: Iterable[CheckResult]) -> list[Rejection]:
     for result in results:
         for row_id in result.ids if result.reason else ():
             reasons.setdefault(row_id, []).append(str(result.reason))
-    return [Rejection(row_id, STAGE, tuple(why)) for row_id, why in sorted(reasons.items())]
+    return [Rejection(row_id, STAGE, tuple(listed)) for row_id, listed in sorted(reasons.items())]
 
 
 def read_rejections(quarantine: pa.Table) -> list[Rejection]:
-    """The rejections in a QUARANTINE table of an earlier stage, which gives one reason for each row."""
+    """Read the QUARANTINE table of an earlier stage, which gives one reason for each row."""
     return [Rejection(row["id"], row["stage"], (row["reason"],)) for row in quarantine.to_pylist()]
 
 
 def quarantine_table(rejections: Iterable[Rejection]) -> pa.Table:
-    """QUARANTINE rows sorted by id, then stage; the reasons of a row are joined by a semicolon."""
+    """Make QUARANTINE rows, sorted by id, then stage; the reasons of a row are joined by a semicolon."""
     rows = [
         {"id": rejection.id, "stage": rejection.stage, "reason": "; ".join(rejection.reasons)}
         for rejection in sorted(rejections, key=lambda rejection: (rejection.id, rejection.stage))
@@ -71,7 +72,7 @@ def quarantine_table(rejections: Iterable[Rejection]) -> pa.Table:
 
 
 def imbalances(accounts: Sequence[Account], rejections: Sequence[Rejection]) -> list[str]:
-    """Every way in which the accounts of consecutive stages do not balance, in words; empty if they do."""
+    """Say in words where the accounts of consecutive stages do not balance; empty if they do."""
     faults = []
     listed = Counter(rejection.stage for rejection in rejections)
     for account in accounts:
@@ -91,7 +92,7 @@ def imbalances(accounts: Sequence[Account], rejections: Sequence[Rejection]) -> 
 
 
 def totals(accounts: Sequence[Account]) -> dict[str, int]:
-    """The chain as one account: what the first stage received, what the last let out, all losses between."""
+    """Add up the chain: what the first stage received, what the last let out, all losses between."""
     return {
         "in": accounts[0].rows_in,
         "out": accounts[-1].out,
@@ -109,14 +110,8 @@ def by_reason(rejections: Iterable[Rejection]) -> dict[str, dict[str, int]]:
 
 
 def as_rows(accounts: Sequence[Account]) -> list[dict]:
-    """Accounts as plain dictionaries for summary.json."""
+    """Return accounts as plain dictionaries for summary.json."""
     return [{"in" if key == "rows_in" else key: value for key, value in asdict(a).items()} for a in accounts]
-
-
-_NAMED_IDS = 3
-
-
-_NAMED_FAILURES = 4
 
 
 @dataclass(frozen=True)
@@ -130,11 +125,11 @@ class ValidationResult:
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
-        return tuple(f for f in self.results if not f.passed and f.on_fail == "stop")
+        return tuple(r for r in self.results if not r.passed and r.on_fail == "stop")
 
     @property
     def warnings(self) -> tuple[CheckResult, ...]:
-        return tuple(f for f in self.results if not f.passed and f.on_fail == "warn")
+        return tuple(r for r in self.results if not r.passed and r.on_fail == "warn")
 
     def with_results(self, more: Sequence[CheckResult]) -> ValidationResult:
         """Add the results of further checks."""
@@ -169,21 +164,14 @@ def validate(
     kept = facts[~facts["id"].astype("string").isin(rejected_ids)].reset_index(drop=True)
     kept = measure_leaks(kept, near_levels=bounds.near_duplicate_levels)
     second = run([*per_row, *dataset_checks(bounds, categories)], kept)
-    results = _merge(per_row, first, second)
+    # row results keep the rows of the first pass, and pass if the second found none
+    after = {result.name: result.passed for result in second}
+    results = [replace(result, passed=after[result.name]) for result in first] + second[len(per_row) :]
     account = Account(STAGE, len(rows), len(kept), len(rejected))
     accounts = (*earlier, account)
     rejections = (*earlier_rejections, *rejected)
     books = (_quarantined_share(account, bounds), _balance(accounts, rejections))
     return ValidationResult(kept, (*results, *books), rejections, accounts)
-
-
-def _merge(
-    per_row: Sequence[DataCheck], first: list[CheckResult], second: list[CheckResult]
-) -> list[CheckResult]:
-    """Row results keep the rows of the first pass, and pass if the second found none."""
-    after = {result.name: result.passed for result in second}
-    rows = [replace(result, passed=after[result.name]) for result in first]
-    return rows + second[len(per_row) :]
 
 
 def _quarantined_share(account: Account, bounds: ValidateData) -> CheckResult:

@@ -1,4 +1,4 @@
-"""Whatever kind of picture comes in, an upright RGB picture without metadata goes out."""
+"""Whatever kind of image comes in, an upright RGB image without metadata goes out."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from tests.data.photos import claiming, encoded, photo
 
 
 def taken(data: bytes, name: str = "a.png", max_side: int = 512) -> tuple[AcceptedImage, np.ndarray]:
-    picture = accept(data, name, min_side=32, max_side=max_side)
-    decoded = Image.open(io.BytesIO(picture.data))
+    image = accept(data, name, min_side=32, max_side=max_side)
+    decoded = Image.open(io.BytesIO(image.data))
     assert decoded.mode == "RGB"
-    return picture, np.asarray(decoded).astype(float)
+    return image, np.asarray(decoded).astype(float)
 
 
-def levels(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB")).astype(float)
+def levels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(float)
 
 
 def test_exif_rotation_is_applied_and_metadata_stays_behind() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a maker"  # turn by 90 degrees; the camera's maker
-    picture, pixels = taken(encoded(photo(1), quality=95, exif=exif), "a.jpg")
+    image, pixels = taken(encoded(photo(1), quality=95, exif=exif), "a.jpg")
     assert np.abs(pixels - levels(photo(1).rotate(-90, expand=True))).mean() < 7
-    assert "turned upright" in picture.notes
-    assert not Image.open(io.BytesIO(picture.data)).getexif()
-    assert b"a maker" not in picture.data
+    assert "turned upright" in image.notes
+    assert not Image.open(io.BytesIO(image.data)).getexif()
+    assert b"a maker" not in image.data
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_transparency_becomes_white() -> None:
     assert np.abs(pixels[:, 48:] - levels(photo(3))[:, 48:]).max() == 0
 
 
-def test_large_pictures_are_scaled_and_a_wrong_name_is_noted() -> None:
-    picture, pixels = taken(encoded(photo(4, (400, 200)), "PNG"), "photo.jpg", max_side=100)
+def test_large_images_are_scaled_and_a_wrong_name_is_noted() -> None:
+    image, pixels = taken(encoded(photo(4, (400, 200)), "PNG"), "photo.jpg", max_side=100)
     assert pixels.shape == (50, 100, 3)
-    assert picture.notes == ("named .jpg and is PNG", "scaled from 400 x 200")
+    assert image.notes == ("named .jpg and is PNG", "scaled from 400 x 200")
 
 
 def test_many_pixels_are_refused_before_they_are_decoded() -> None:
