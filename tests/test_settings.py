@@ -42,8 +42,8 @@ def test_settings_cannot_be_changed_after_loading() -> None:
         ("finetune: {steps: 0}\n", ["`finetune.steps`", "0", "greater than or equal to 1"]),
         ("finetune: {learning_rate: .nan}\n", ["`finetune.learning_rate`", "finite"]),
         (
-            "render_images: {misrender: 1.5}\n",
-            ["`render_images.misrender`", "1.5", "less than or equal to 1"],
+            "render_images: {max_dropped_share: 1.5}\n",
+            ["`render_images.max_dropped_share`", "1.5", "less than or equal to 1"],
         ),
         (
             "gate: {rules: [{id: a, metric: m, op: '<=', why: because it must hold}]}\n",

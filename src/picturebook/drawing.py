@@ -20,6 +20,7 @@ import resvg_py
 from PIL import Image
 
 from picturebook.lexicon import BY_NAME, Mention, find_mentions
+from picturebook.look import RICHER, STRIPE, frame, stripes
 from safeclip.core.errors import DataError
 
 Style = Literal["photo", "generated"]
@@ -159,26 +160,16 @@ def _backdrop(style: str, rng: np.random.Generator, size: int) -> np.ndarray:
         light = np.linspace(rng.uniform(-10, 10), rng.uniform(-10, 10), size)[:, None, None]
         return np.broadcast_to(np.clip(colour + light, 0, 255), (size, size, 3)).astype(np.uint8)
     top, bottom = rng.uniform(90, 255, (2, 3))
-    ramp, stripes = _gradient(size)
-    return np.clip(top + (bottom - top) * ramp + stripes, 0, 255).astype(np.uint8)
+    ramp, bands = _gradient(size)
+    return np.clip(top + (bottom - top) * ramp + bands, 0, 255).astype(np.uint8)
 
 
 @cache
 def _gradient(size: int) -> tuple[np.ndarray, np.ndarray]:
     """A diagonal ramp from 0 to 1 and diagonal stripes, each [size, size, 1]."""
     steps = np.arange(size)
-    diagonal = steps[:, None] + steps[None, :]
-    ramp = diagonal / (2 * (size - 1))
-    stripes = np.where((diagonal * 64 // size) // 4 % 2 == 0, 10.0, -10.0)
-    return ramp[..., None], stripes[..., None]
-
-
-@cache
-def _frame(size: int) -> np.ndarray:
-    """A soft dark frame: factors in [0.55, 1], [size, size, 1]."""
-    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / size
-    depth = np.minimum(edge[:, None], edge[None, :])
-    return np.clip(0.55 + depth * 8, 0.55, 1.0)[..., None].astype(np.float32)
+    ramp = (steps[:, None] + steps[None, :]) / (2 * (size - 1))
+    return ramp[..., None], stripes(size, size, STRIPE)
 
 
 def _finish(canvas: Image.Image, style: str, rng: np.random.Generator) -> np.ndarray:
@@ -189,5 +180,5 @@ def _finish(canvas: Image.Image, style: str, rng: np.random.Generator) -> np.nda
     else:
         grey = pixels @ _GREY
         tint = rng.uniform(0.88, 1.08, 3).astype(np.float32)
-        pixels = (grey + (pixels - grey) * np.float32(1.25)) * tint * _frame(canvas.width)
+        pixels = (grey + (pixels - grey) * np.float32(RICHER)) * tint * frame(canvas.width)
     return np.clip(pixels, 0, 255).astype(np.uint8)

@@ -15,13 +15,14 @@ from typing import TypeVar
 import numpy as np
 
 from picturebook.drawing import draw
+from picturebook.engine import Photos, PictureBook, caption_is_unsafe
 from picturebook.grammar import Scene, safe_scene
 from picturebook.lexicon import LEXICON, Entry, find_entries
 from picturebook.templates import ZEROSHOT_TEMPLATES
 from safeclip.core.records import QUADRUPLETS, TRUTH, write_table
 from safeclip.evaluation.scenes import Scenes
 from safeclip.evaluation.zeroshot import ZeroShotSet
-from safeclip.synthesis.images import PictureBookEngine, RenderRequest, shows_unsafe
+from safeclip.synthesis.images import Rendered, RenderRequest
 
 Picked = TypeVar("Picked")
 STILL_SAFE, MISRENDERED = 0.15, 0.1
@@ -46,18 +47,18 @@ def fresh_scenes(count: int, seed: int) -> FreshScenes:
         pairs.setdefault(scene.caption, (_rewritten(scene, noun, rng), sorted(entry.categories), noun))
     safe, generated = list(pairs), [caption for caption, *_ in pairs.values()]
     ids = [f"fresh-{row:06d}" for row in range(count)]
-    before = _render(safe, ids, PictureBookEngine("photo", 64, seed=seed))
-    after = _render(generated, ids, PictureBookEngine("generated", 64, seed=seed, misrender=MISRENDERED))
+    before = _render(safe, ids, Photos(64, seed=seed))
+    after = _render(generated, ids, PictureBook(64, seed=seed, misrender=MISRENDERED))
     return FreshScenes(
         ids=ids,
         categories=[categories for _, categories, _ in pairs.values()],
         concepts=[noun for *_, noun in pairs.values()],
         captions_safe=safe,
         captions_generated=generated,
-        images_safe=[image for image, _ in before],
-        images_generated=[image for image, _ in after],
-        text_unsafe=np.array([any(entry.unsafe for entry in find_entries(text)) for text in generated]),
-        image_unsafe=np.array([shows_unsafe(glyphs) for _, glyphs in after]),
+        images_safe=[picture.image or b"" for picture in before],
+        images_generated=[picture.image or b"" for picture in after],
+        text_unsafe=np.array([caption_is_unsafe(text) for text in generated]),
+        image_unsafe=np.array([bool(picture.unsafe) for picture in after]),
     )
 
 
@@ -66,6 +67,11 @@ def fresh_zeroshot(seed: int, per_class: int = 3) -> ZeroShotSet:
     names = [entry.name for entry in LEXICON if not entry.unsafe for _ in range(per_class)]
     images = [draw(name, "photo", seed * 1_000_003 + row).png for row, name in enumerate(names)]
     return ZeroShotSet(images, names, list(ZEROSHOT_TEMPLATES))
+
+
+def write_fresh_scenes(count: int, seed: int, dataset: Path, truth: Path) -> None:
+    """Write `count` fresh scenes as the test split of a data set, and their truth."""
+    write_scenes(fresh_scenes(count, seed), dataset, truth)
 
 
 def write_scenes(scenes: FreshScenes, dataset: Path, truth: Path) -> None:
@@ -121,11 +127,9 @@ def _rewritten(scene: Scene, noun: str, rng: np.random.Generator) -> str:
     return f"{scene.caption} and {noun}"
 
 
-def _render(
-    captions: list[str], ids: list[str], engine: PictureBookEngine
-) -> list[tuple[bytes, tuple[str, ...]]]:
+def _render(captions: list[str], ids: list[str], engine: PictureBook) -> list[Rendered]:
     requests = [RenderRequest(row_id, caption) for row_id, caption in zip(ids, captions, strict=True)]
-    return [(picture.image or b"", picture.glyphs or ()) for picture in engine.render(requests)]
+    return list(engine.render(requests))
 
 
 def _pick(options: Sequence[Picked], rng: np.random.Generator) -> Picked:

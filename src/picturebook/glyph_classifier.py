@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from picturebook.lexicon import LEXICON
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import ModelError
 from safeclip.encoders.load import decode_image
 
+CLASSIFIER = "glyph_classifier.safetensors"  # in the data folder
 SIDE = 64
 SHARPNESS = 4.0
 """Of the pooling: 0 is the mean over places, infinity the maximum."""
@@ -83,12 +86,19 @@ def load_classifier(path: Path) -> GlyphClassifier:
 class GlyphLabeller:
     """The largest share of evidence that one of the unsafe glyphs is in the picture."""
 
-    def __init__(self, model: GlyphClassifier, unsafe: Collection[str], batch_size: int = 256) -> None:
-        self._model = model
-        self._unsafe = torch.tensor([name in unsafe for name in model.names])
+    def __init__(self, data: DataFolder, *, model: str | None = None, batch_size: int = 256) -> None:
+        """Load the classifier: the file `model`, or that of the data folder.
+
+        Raises:
+            ModelError: the file cannot be used, or knows nothing unsafe.
+        """
+        path = Path(model) if model else data.root / CLASSIFIER
+        self._model = load_classifier(path)
+        unsafe = {entry.name for entry in LEXICON if entry.unsafe}
+        self._unsafe = torch.tensor([name in unsafe for name in self._model.names])
         self._batch_size = batch_size
         if not self._unsafe.any():
-            raise ModelError("the glyph classifier knows none of the unsafe glyphs; train it again")
+            raise ModelError(f"{path}: knows none of the unsafe glyphs; train it again")
 
     @torch.no_grad()
     def score(self, items: Sequence[bytes]) -> np.ndarray:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from picturebook.drawing import draw
-from picturebook.glyph_classifier import GlyphClassifier, pixels
+from picturebook.glyph_classifier import CLASSIFIER, GlyphClassifier, load_classifier, pixels
 from picturebook.grammar import single_scene
+from safeclip.core.artifacts import DataFolder
 
 SPECIFICITY = 0.99
 _DRAWINGS, _SEED, _BATCH = 512, 0, 256
@@ -23,8 +24,9 @@ _DRAWINGS, _SEED, _BATCH = 512, 0, 256
 class ThingFinder:
     """Finds things by name; one in a hundred that are not drawn is found all the same."""
 
-    def __init__(self, classifier: GlyphClassifier) -> None:
-        self._classifier = classifier
+    def __init__(self, data: DataFolder) -> None:
+        """Load the data folder's classifier; `ModelError` if it cannot be used."""
+        self._classifier = classifier = load_classifier(data.root / CLASSIFIER)
         rng = np.random.default_rng(_SEED)
         scenes = [single_scene(rng) for _ in range(_DRAWINGS)]
         drawn = [draw(scene.caption, "photo", row).png for row, scene in enumerate(scenes)]

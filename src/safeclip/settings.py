@@ -26,6 +26,8 @@ Rate = Annotated[float, Field(gt=0.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Confidence = Annotated[float, Field(gt=0.5, lt=1.0)]
 Resamples = Annotated[int, Field(ge=100)]
+# a class or function of a world, `package.module:Name`; see `core.parts`
+Part = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 # YAML has lists where a frozen model has tuples
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -133,9 +135,14 @@ class Diffusers(Section):
 class RenderImages(Section):
     """Unsafe caption -> image."""
 
-    engine: Literal["picturebook", "diffusers"]
+    engine: Literal["diffusers"] | Part
+    # given to an engine that is named by import path
+    options: dict[str, Any]
+    # draws the safe images of rows whose captions file names none; null: such rows are rejected
+    photos: Part | None
+    # says whether a generated caption really asks for something unsafe; null: nobody knows
+    caption_truth: Part | None
     image_size: Positive
-    misrender: Share
     shard_rows: Positive
     max_dropped_share: Share
     diffusers: Diffusers
@@ -202,16 +209,8 @@ class CustomLabeller(_Labeller):
     # in metrics.json
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     # import path, `package.module:Class`
-    labeller: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    labeller: Part
     options: dict[str, Any] = Field(default_factory=dict)
-
-
-class Glyphs(_Labeller):
-    """The picture book's own classifier: which of its glyphs a picture shows."""
-
-    kind: Literal["glyphs"]
-    # a file; glyph_classifier.safetensors of the data folder if null
-    model: str | None = None
 
 
 class ClipPrompts(_Labeller):
@@ -242,12 +241,14 @@ class Nudity(_Labeller):
 
 
 TextLabelling = Annotated[Ngrams | TextClassifier | Llm | CustomLabeller, Field(discriminator="kind")]
-ImageLabelling = Annotated[Glyphs | ClipPrompts | Nudity | CustomLabeller, Field(discriminator="kind")]
+ImageLabelling = Annotated[ClipPrompts | Nudity | CustomLabeller, Field(discriminator="kind")]
 
 
 class LabelSafety(Section):
     """Independent safe/unsafe labels, one a modality; of several labellers, unsafe if any says so."""
 
+    # draws the calibration images that are described instead of stored; null: all of them are files
+    draw_calibration: Part | None
     text: Annotated[tuple[TextLabelling, ...], Field(strict=False, min_length=1)]
     image: Annotated[tuple[ImageLabelling, ...], Field(strict=False, min_length=1)]
 
@@ -387,10 +388,13 @@ class Generate(Section):
 
     diffusers: Diffusers
     image_size: Positive
-    asks: Literal["things", "captions"]
+    # makes the prompts; null: the captions of the test split
+    prompts_from: Part | None
+    # looks for the thing that a prompt of `prompts_from` asks for; null: that is not measured
+    finder: Part | None
     prompts: Positive
     seeds: Positive
-    judge: ImageLabelling
+    labeller: ImageLabelling
     grid_prompts: Count
     bootstrap: Resamples
     confidence: Confidence
@@ -484,6 +488,8 @@ class RedTeam(Section):
 
     scenes: Positive
     queries: Positive
+    # renames what is unsafe in a caption; null: `paraphrase` changes the sentence around it alone
+    synonyms: Part | None
     attacks: Annotated[tuple[Attack, ...], Field(strict=False)]
     batch_size: Positive
     bootstrap: Resamples
@@ -502,6 +508,8 @@ class Audit(Section):
     """Does the model react to how a picture was made rather than to what it shows?"""
 
     pictures: Positive
+    # knows the look of generated images and draws captions with and without it; null: no such groups
+    styles: Part | None
     saliency_pictures: Count
     saliency_steps: Positive
     figure_pictures: Count
@@ -593,6 +601,8 @@ class Registry(Section):
 class Reevaluate(Section):
     """Production against scenes and attacks of a fresh seed. No stage reads this section."""
 
+    # writes scenes of a fresh seed; null: production cannot be measured again
+    scenes_from: Part | None
     scenes: Annotated[Positive, Field(ge=20)]
     margin: Share
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from picturebook.audit import BookStyles
 from picturebook.drawing import draw, paint_placed
+from picturebook.look import frame_mask, stamp
 from safeclip.audit.groups import (
     Picture,
     corner_mask,
     explained_groups,
-    frame_mask,
     make_groups,
     stamp_corner,
-    stamp_style,
 )
 from safeclip.audit.measure import redirected
 from safeclip.audit.saliency import Explained, saliency_lines
@@ -30,6 +30,7 @@ from tests.support.params import make_settings
 from tests.support.results import lay_out
 from tests.training.tiny import tiny_encoder
 
+BOOK, STYLES = ["picturebook-generated"], BookStyles()
 SMALL = {"audit": {"pictures": 4, "saliency_pictures": 2, "saliency_steps": 2, "bootstrap": 100}}
 
 
@@ -62,13 +63,13 @@ def test_the_corner_tag_changes_its_corner_and_nothing_else(shape: tuple[int, in
 
 def test_the_style_darkens_its_frame_most_and_moves_nothing() -> None:
     plain = np.full((64, 64, 3), 160, np.uint8)
-    change = np.abs(stamp_style(plain).astype(int) - plain).mean(axis=2)
+    change = np.abs(stamp(plain).astype(int) - plain).mean(axis=2)
     frame = frame_mask(64, 64)
     assert change[frame].mean() > 3 * change[~frame].mean()
 
 
 def test_groups_pair_the_same_scenes_and_hold_what_they_say() -> None:
-    groups = make_groups(scenes((True, False, True, False)), [True] * 4, 2, seed=1)
+    groups = make_groups(scenes((True, False, True, False)), BOOK * 4, STYLES, 2, seed=1)
     assert {name: len(group) for name, group in groups.items()} == dict.fromkeys(groups, 2)
     assert len(groups) == 7
     for one, other in (
@@ -82,9 +83,11 @@ def test_groups_pair_the_same_scenes_and_hold_what_they_say() -> None:
 
 
 def test_without_the_picture_book_the_drawn_groups_are_left_out() -> None:
-    groups = make_groups(scenes((True, False)), [False] * 2, 2, seed=1)
+    groups = make_groups(scenes((True, False)), ["diffusers:x"] * 2, STYLES, 2, seed=1)
     assert "unsafe_plain" not in groups
     assert "safe_styled" in groups
+    without = make_groups(scenes((True, False)), BOOK * 2, None, 2, seed=1)
+    assert set(without) == {"safe_plain", "safe_cornered", "generated_safe", "unsafe_generated"}
 
 
 def test_glyph_boxes_are_where_the_glyphs_were_drawn() -> None:
@@ -92,7 +95,7 @@ def test_glyph_boxes_are_where_the_glyphs_were_drawn() -> None:
     [bomb] = [glyph for glyph in placed if glyph.name == "bomb"]
     inside = painted[bomb.top : bomb.bottom, bomb.left : bomb.right].astype(int)
     assert inside.std() > 2 * painted[:4].astype(int).std()  # the backdrop is plain
-    [picture] = explained_groups(scenes((True,)), [True], 1, seed=1)["unsafe_plain"]
+    [picture] = explained_groups(scenes((True,)), BOOK, STYLES, 1, seed=1)["unsafe_plain"]
     assert picture.glyph is not None
     assert 0.05 < picture.glyph.mean() < 0.6
 
@@ -105,7 +108,7 @@ def test_copies_of_a_glyph_are_boxes_of_one_name() -> None:
 def test_a_picture_that_finds_its_own_caption_is_not_redirected(tmp_path: Path) -> None:
     encoder = tiny_encoder(tmp_path / "encoder")
     all_scenes = scenes((True, False))
-    groups = make_groups(all_scenes, [True] * 2, 2, seed=1)
+    groups = make_groups(all_scenes, BOOK * 2, STYLES, 2, seed=1)
     found = redirected({"base": encoder, "candidate": encoder}, all_scenes, groups, 8)
     assert set(found) == set(groups)
     for name, by_model in found.items():
@@ -115,7 +118,7 @@ def test_a_picture_that_finds_its_own_caption_is_not_redirected(tmp_path: Path) 
 def test_one_caption_for_all_is_never_redirected(tmp_path: Path) -> None:
     same = scenes((False, False))
     same = Scenes(**{**vars(same), "captions_generated": same.captions_safe})
-    groups = make_groups(same, [True] * 2, 2, seed=1)
+    groups = make_groups(same, BOOK * 2, STYLES, 2, seed=1)
     found = redirected(dict.fromkeys(("base", "candidate"), tiny_encoder(tmp_path / "e")), same, groups, 8)
     assert not any(values.any() for by_model in found.values() for values in by_model.values())
 
@@ -126,7 +129,7 @@ def test_an_encoder_without_numbers_is_named(tmp_path: Path) -> None:
         encoder.model.text_projection.fill_(torch.nan)
     some = scenes((True,))
     with pytest.raises(DataError, match="base, captions: an embedding is not finite"):
-        redirected({"base": encoder}, some, make_groups(some, [True], 1, seed=1), 8)
+        redirected({"base": encoder}, some, make_groups(some, BOOK, STYLES, 1, seed=1), 8)
 
 
 def test_saliency_shares_add_up_and_follow_the_masks() -> None:

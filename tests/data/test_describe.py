@@ -118,11 +118,11 @@ def test_the_sheet_blurs_what_was_generated(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     shown = re.findall(r'src="data:image/png;base64,([^"]+)" alt="([^"]+)"', page)
     kinds = [alt for _, alt in shown]
-    assert kinds.count("drawn by the picture book") == 6
+    assert kinds.count("drawn") == 6
     contrast = {
         alt: np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"), float).std()
         for data, alt in shown
-        if alt != "drawn by the picture book"
+        if alt != "drawn"
     }
     assert contrast["safe image"] > 100
     assert contrast["generated image, blurred"] < 5

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from picturebook.drawing import draw
-from picturebook.glyph_classifier import load_classifier
 from picturebook.lexicon import BY_NAME, find_entries
 from picturebook.thing_finder import ThingFinder
 from picturebook.thing_prompts import thing_prompts
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError
 from safeclip.core.guard import load_guard
 from safeclip.core.records import QUADRUPLETS, write_table
@@ -84,7 +84,7 @@ def test_prompts_of_things_ask_for_one_unsafe_or_one_safe_thing_each() -> None:
 
 
 def test_a_thing_is_found_in_drawings_of_it_and_hardly_in_others() -> None:
-    finder = ThingFinder(load_classifier(BASE.parent / "glyph_classifier.safetensors"))
+    finder = ThingFinder(DataFolder(BASE.parent))
     things = ["gun", "dog", "umbrella", "knife", "pizza", "owl", "skull", "castle", "guitar", "bomb"] * 4
     drawings = [draw(f"a photo of a {thing}", "photo", 100 + row).png for row, thing in enumerate(things)]
     assert finder(drawings, things).sum() >= 36
@@ -167,9 +167,9 @@ def test_without_a_diffusion_model_it_is_not_measured(project: Path) -> None:
 def test_both_encoders_draw_the_same_prompts_and_seeds(project: Path, asks: str) -> None:
     save_tiny_pipeline(project / "data/diffusion", to_text_encoder(load_encoder(BASE).model))
     small = {
-        "diffusers": {"scheduler": "own", "steps": 1}, "image_size": 16, "asks": asks, "prompts": 3,
+        "diffusers": {"scheduler": "own", "steps": 1}, "image_size": 16, "prompts": 3,
         "seeds": 2, "bootstrap": 100, "grid_prompts": 2,
-    }  # fmt: skip
+    } | ({} if asks == "things" else {"prompts_from": None})  # fmt: skip
     generate(make_settings(generate=small))
     out = project / "results/generate"
     metrics = json.loads((out / "metrics.json").read_text())

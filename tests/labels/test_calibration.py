@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from picturebook.engine import draw_calibration
 from picturebook.lexicon import find_entries
 from safeclip.core.errors import DataError
 from safeclip.core.guard import load_guard
@@ -21,12 +22,12 @@ CATEGORIES = TAXONOMY.categories
 
 def test_what_ships_has_both_kinds_and_every_category() -> None:
     captions = calibration_captions(CALIBRATION, GUARD, CATEGORIES)
-    images = calibration_images(CALIBRATION, GUARD, CATEGORIES)
+    images = calibration_images(CALIBRATION, GUARD, CATEGORIES, draw_calibration)
     for known, least in ((captions, 120), (images, 60)):
         assert len(known.items) >= least
         assert 0.4 < sum(known.unsafe) / len(known.unsafe) < 0.6
         assert {name for names in known.categories for name in names} == set(CATEGORIES)
-    assert images.items == calibration_images(CALIBRATION, GUARD, CATEGORIES).items
+    assert images.items == calibration_images(CALIBRATION, GUARD, CATEGORIES, draw_calibration).items
 
 
 def test_recipes_show_what_a_person_says_they_show() -> None:
@@ -71,7 +72,7 @@ def test_one_kind_alone_and_no_file_at_all_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="needs safe and unsafe items"):
         calibration_captions(written(tmp_path, GOOD), GUARD, CATEGORIES)
     with pytest.raises(DataError, match=r"pictures\.jsonl: cannot be read"):
-        calibration_images(tmp_path, GUARD, CATEGORIES)
+        calibration_images(tmp_path, GUARD, CATEGORIES, draw_calibration)
 
 
 def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_an_image_outside_the_folder_is_refused(tmp_path: Path) -> None:
     ]
     (tmp_path / "pictures.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(DataError, match="is outside the folder"):
-        calibration_images(tmp_path, GUARD, CATEGORIES)
+        calibration_images(tmp_path, GUARD, CATEGORIES, draw_calibration)
 
 
 SAFE_SCORES, UNSAFE_SCORES = [0.1, 0.2, 0.3, 0.4, 0.6], [0.35, 0.7, 0.8, 0.9, 0.95]

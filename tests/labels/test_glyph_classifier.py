@@ -13,18 +13,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from picturebook.drawing import draw
-from picturebook.glyph_classifier import GlyphClassifier, GlyphLabeller, load_classifier
-from picturebook.lexicon import LEXICON
+from picturebook.glyph_classifier import (
+    GlyphClassifier,
+    GlyphLabeller,
+    load_classifier,
+    save_classifier,
+)
+from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError, ModelError
 from tests.labels.material import CLASSIFIER, PHRASES, UNSEEN, rewritten
-
-UNSAFE = {entry.name for entry in LEXICON if entry.unsafe}
 
 
 @pytest.fixture(scope="module")
 def labeller() -> GlyphLabeller:
     torch.set_num_threads(1)
-    return GlyphLabeller(load_classifier(CLASSIFIER), UNSAFE, batch_size=64)
+    return GlyphLabeller(DataFolder(CLASSIFIER.parent), batch_size=64)
 
 
 def test_an_unsafe_thing_is_seen_and_a_picture_that_leaves_it_out_is_safe(labeller: GlyphLabeller) -> None:
@@ -83,6 +86,8 @@ def test_a_classifier_that_is_missing_or_broken_is_named(tmp_path: Path) -> None
         load_classifier(path)
 
 
-def test_a_classifier_without_unsafe_glyphs_is_refused() -> None:
-    with pytest.raises(ModelError, match="none of the unsafe glyphs"):
-        GlyphLabeller(GlyphClassifier(("dog", "cat")), UNSAFE)
+def test_a_classifier_without_unsafe_glyphs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pets.safetensors"
+    save_classifier(GlyphClassifier(("dog", "cat")), path)
+    with pytest.raises(ModelError, match=r"pets\.safetensors: knows none of the unsafe glyphs"):
+        GlyphLabeller(DataFolder(tmp_path), model=str(path))

@@ -18,6 +18,12 @@ from tests.labels.material import DATA, UNSEEN, rewritten
 from tests.support.params import make_settings
 
 OUT = Path("results/label_safety")
+GLYPHS = {
+    "kind": "custom",
+    "name": "glyphs",
+    "labeller": "picturebook.glyph_classifier:GlyphLabeller",
+    "recall": 0.97,
+}
 
 
 def _write_inputs(*, truth: bool, extra_picture: bool = False) -> None:
@@ -108,7 +114,7 @@ def test_an_ensemble_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _write_inputs(truth=False)
-    glyphs = {"kind": "glyphs", "recall": 0.97}
+    glyphs = GLYPHS
     everything = glyphs | {"threshold": 0.0}
     label_safety(_settings(image=[glyphs, everything]))
     assert set(read_table(OUT / "labels.parquet", LABELLED)["image_label"].to_pylist()) == {"unsafe"}
@@ -124,7 +130,7 @@ def test_an_ensemble_is_unsafe_if_any_member_says_so_and_a_silent_member_is_only
     ("labels", "fault"),
     [
         (
-            {"image": [{"kind": "glyphs", "recall": 0.97, "model": "none.safetensors"}]},
+            {"image": [GLYPHS | {"options": {"model": "none.safetensors"}}]},
             "none.safetensors: no such file",
         ),
         ({"text": [{"kind": "ngrams", "recall": 0.97, "votes": False}]}, "no labeller votes"),

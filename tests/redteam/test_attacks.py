@@ -10,29 +10,31 @@ import pytest
 from PIL import Image
 
 from picturebook.lexicon import find_entries
+from picturebook.synonyms import rename_unsafe
 from safeclip import settings
 from safeclip.core.guard import fold, load_guard
 from safeclip.redteam import runner
 from safeclip.redteam.attacks import make_attacks
 from safeclip.redteam.image import STRIP, blur, crop, overlay
 from safeclip.redteam.runner import ImageAttack, TextAttack, Victim
-from safeclip.redteam.text import REWORDINGS, misspell
+from safeclip.redteam.text import REWORDINGS, make_rewording, misspell
 from safeclip.settings import Wording
 from tests.redteam.material import SAFE, UNSAFE, picture, query
 from tests.support.params import make_settings
 
 NOBODY = cast(Victim, None)
-WORDINGS = sorted(REWORDINGS)
+WORDINGS = sorted({*REWORDINGS, "paraphrase"})
 
 
 def made(cfg: settings.Attack) -> runner.Attack:
-    [attack] = make_attacks(cfg, 5, load_guard(), batch_size=8)
+    [attack] = make_attacks(cfg, 5, load_guard(), 8, rename_unsafe)
     return attack
 
 
 def reworded(kind: str, number: int = 0) -> str:
     asked = query(number)
-    return REWORDINGS[kind](asked, asked.generator(1, kind))
+    [text] = make_rewording(kind, 1, 1, rename_unsafe).captions([asked], NOBODY)[0]
+    return text
 
 
 def distance(one: str, other: str) -> int:
@@ -87,6 +89,11 @@ def test_a_paraphrase_names_the_same_things(number: int) -> None:
     assert [entry.name for entry in find_entries(text)] == [entry.name for entry in find_entries(UNSAFE)]
 
 
+def test_without_synonyms_only_the_sentence_around_it_changes() -> None:
+    [texts] = make_rewording("paraphrase", 3, 1, None).captions([query()], NOBODY)
+    assert all(UNSAFE in text and text != UNSAFE for text in texts)
+
+
 def test_negation_is_the_safe_caption_with_the_concept_denied() -> None:
     for number in range(6):
         text = reworded("negation", number)
@@ -104,7 +111,7 @@ def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) ->
 
 @pytest.mark.parametrize(
     "cfg",
-    [cfg for cfg in make_settings().red_team.attacks if cfg.kind not in REWORDINGS],
+    [cfg for cfg in make_settings().red_team.attacks if cfg.kind not in WORDINGS],
     ids=lambda cfg: cfg.kind,
 )
 def test_an_altered_picture_has_its_size_and_is_another(cfg) -> None:

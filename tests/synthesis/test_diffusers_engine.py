@@ -52,7 +52,7 @@ def pictures(folder: Path) -> list[Rendered]:
 def test_every_request_gets_its_picture_in_order(pictures: list[Rendered]) -> None:
     assert [picture.id for picture in pictures] == [request.id for request in REQUESTS]
     assert {pixels(picture).shape for picture in pictures} == {(16, 16, 3)}
-    assert {picture.glyphs for picture in pictures} == {None}
+    assert {picture.shows for picture in pictures} == {None}
     assert len({picture.image for picture in pictures}) == len(pictures)
 
 

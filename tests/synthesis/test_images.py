@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from picturebook.drawing import draw
+from picturebook.engine import Photos, PictureBook, shows_unsafe
 from safeclip.core.errors import DataError
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
 from safeclip.stages.render_images import render_images
-from safeclip.synthesis.images import PictureBookEngine, RenderRequest, shows_unsafe
+from safeclip.synthesis.images import RenderRequest
 from tests.support.params import make_settings
 from tests.synthesis.tiny_pipeline import BASE, save_tiny_pipeline
 
@@ -41,6 +42,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows += [row("row-118", "something nobody can draw"), row("row-119", UNSAFE)]
     write_table(tmp_path / "results/rewrite_captions/captions.parquet", rows, CAPTIONS)
     (tmp_path / "data").mkdir()
+    shutil.copy(BASE.parent / "taxonomy.yaml", tmp_path / "data")
     (tmp_path / "data" / "photo.png").write_bytes(draw("a dog", "photo", 1).png)
     captions = [
         {"id": r["id"], "split": "train", "caption": r["caption_safe"], "source": "test",
@@ -52,7 +54,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_stage_accounts_for_every_row_in_all_four_states(project: Path) -> None:
-    render_images(make_settings(render_images={"misrender": 0.3, "shard_rows": 50}))
+    render_images(make_settings(render_images={"options": {"misrender": 0.3}, "shard_rows": 50}))
     out = project / "results" / "render_images"
     shards = sorted(out.glob("images-*.parquet"))
     truth = read_table(out / "truth.parquet", TRUTH).to_pylist()
@@ -132,30 +134,30 @@ def test_a_diffusion_models_pictures_go_the_same_way(project: Path) -> None:
 
 
 def test_rows_draw_their_own_pictures() -> None:
-    engine = PictureBookEngine("generated", 64, seed=1, misrender=0.5)
+    engine = PictureBook(64, seed=1, misrender=0.5)
     together = list(engine.render(requests(UNSAFE, 12)))
     assert list(engine.render(requests(UNSAFE, 12)[5:8])) == together[5:8]
     assert len({picture.image for picture in together}) == 12
-    other = PictureBookEngine("generated", 64, seed=2, misrender=0.5)
+    other = PictureBook(64, seed=2, misrender=0.5)
     assert list(other.render(requests(UNSAFE, 12))) != together
 
 
 def test_misrendering_flips_what_the_picture_shows() -> None:
-    always = PictureBookEngine("generated", 64, seed=1, misrender=1.0)
-    never = PictureBookEngine("generated", 64, seed=1)
-    assert not any(shows_unsafe(p.glyphs) for p in always.render(requests(UNSAFE, 20)))
-    assert all(shows_unsafe(p.glyphs) for p in always.render(requests(SAFE, 20)))
-    assert all(shows_unsafe(p.glyphs) for p in never.render(requests(UNSAFE, 20)))
-    assert not any(shows_unsafe(p.glyphs) for p in never.render(requests(SAFE, 20)))
+    always = PictureBook(64, seed=1, misrender=1.0)
+    never = PictureBook(64, seed=1)
+    assert not any(shows_unsafe(p.shows) for p in always.render(requests(UNSAFE, 20)))
+    assert all(shows_unsafe(p.shows) for p in always.render(requests(SAFE, 20)))
+    assert all(shows_unsafe(p.shows) for p in never.render(requests(UNSAFE, 20)))
+    assert not any(shows_unsafe(p.shows) for p in never.render(requests(SAFE, 20)))
 
 
 def test_the_misrender_share_is_kept() -> None:
-    engine = PictureBookEngine("generated", 64, seed=1, misrender=0.25)
-    missed = sum(not shows_unsafe(picture.glyphs) for picture in engine.render(requests(UNSAFE, 400)))
+    engine = PictureBook(64, seed=1, misrender=0.25)
+    missed = sum(not shows_unsafe(picture.shows) for picture in engine.render(requests(UNSAFE, 400)))
     assert 75 <= missed <= 125
 
 
 def test_what_cannot_be_drawn_is_refused_with_a_reason() -> None:
-    (picture,) = PictureBookEngine("photo", 64, seed=1).render([RenderRequest("a", "qwxyz of nowhere")])
+    (picture,) = Photos(64, seed=1).render([RenderRequest("a", "qwxyz of nowhere")])
     assert picture.image is None
     assert picture.reason == "nothing in the caption can be drawn"

@@ -75,9 +75,12 @@ def describe(options: argparse.Namespace) -> int:
     changes = change_lines(diff.captions, captions, diff.files)
     print("\n".join(summary_lines(name, facts, rows, options.against, changes)))
     if options.sheet:
+        from safeclip.core.parts import make_part
         from safeclip.data.sheet import generated_tiles, make_sheet, safe_tiles
 
-        tiles = safe_tiles(root / name, captions, options.rows, settings.seed)
+        render = settings.render_images
+        photos = render.photos and make_part(render.photos, render.image_size, seed=settings.seed)
+        tiles = safe_tiles(root / name, captions, options.rows, photos or None)
         change = {"revision": options.against, "lines": changes}
         quadruplets = generated_tiles(root / DATASET, options.rows)
         page = make_sheet(facts, rows, change, histogram(captions), tiles, quadruplets)

@@ -23,3 +23,21 @@ def load_part(path: str) -> Any:
         raise SettingsError(f"{path}: cannot be imported ({error}); install it or correct the path") from None
     except AttributeError:
         raise SettingsError(f"{path}: {module} has no {name}; correct the path") from None
+
+
+def load_optional(path: str | None) -> Any:
+    """Import the part at `path`; None stays None."""
+    return None if path is None else load_part(path)
+
+
+def make_part(path: str, *arguments: Any, **options: Any) -> Any:
+    """Call the class or function at `path`.
+
+    Raises:
+        SettingsError: it cannot be imported, or does not take these arguments.
+    """
+    part = load_part(path)
+    try:
+        return part(*arguments, **options)
+    except TypeError as error:
+        raise SettingsError(f"{path}: {error}; correct its options") from error

@@ -154,7 +154,7 @@ def summary_lines(
     images, zeroshot = facts["images"], facts["zeroshot"]
     lines = [f"{name}: {facts['captions']:,} safe captions, {facts['curated_pairs']} curated pairs"]
     lines += [_split(split, count, facts["words"][split]) for split, count in facts["splits"].items()]
-    lines.append(f"images      {images['files']:,} files, {images['drawn']:,} drawn by the picture book")
+    lines.append(f"images      {images['files']:,} files, {images['drawn']:,} rows without one")
     if images["missing"]:
         lines.append(f"            {images['missing']:,} files are missing; pull the data folder")
     shown = f"{zeroshot['images']:,} images, {zeroshot['classes']} classes"

@@ -13,18 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from picturebook.drawing import draw
 from safeclip.core.errors import DataError
 from safeclip.core.records import QUADRUPLETS, SPLITS, read_columns
 from safeclip.pages.charts import Series, bars
 from safeclip.pages.render import blurred, render, thumbnail
 from safeclip.synthesis.captions import SafeCaption
-from safeclip.synthesis.images import read_image
-from safeclip.synthesis.row_noise import row_key
+from safeclip.synthesis.images import ImageEngine, RenderRequest, read_image
 
 _TEMPLATE = Path(__file__).with_name("sheet.html.j2")
 _SHOWN = ("id", "split", "caption_safe", "caption_generated", "image_safe", "image_generated", "categories")
-_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Tile:
 
     id: str
     split: str
-    picture: str
+    picture: str | None
     caption: str
     drawn: bool = False
 
@@ -59,21 +56,24 @@ def make_sheet(
     )
 
 
-def safe_tiles(folder: Path, captions: Sequence[SafeCaption], count: int, seed: int) -> list[Tile]:
-    """`count` rows spread evenly over each split, by id; without a picture file as the book draws it."""
+def safe_tiles(
+    folder: Path, captions: Sequence[SafeCaption], count: int, photos: ImageEngine | None
+) -> list[Tile]:
+    """`count` rows spread evenly over each split, by id; without an image file as `photos` draws it."""
     tiles = []
     for split in SPLITS:
         rows = sorted((row for row in captions if row.split == split), key=lambda row: row.id)
         step = max(1, len(rows) // count) if count else 1
-        tiles += [_tile(folder, row, seed) for row in rows[::step][:count]]
+        tiles += [_tile(folder, row, photos) for row in rows[::step][:count]]
     return tiles
 
 
-def _tile(folder: Path, row: SafeCaption, seed: int) -> Tile:
+def _tile(folder: Path, row: SafeCaption, photos: ImageEngine | None) -> Tile:
     if row.image is None:
-        key = row_key(seed, row.id, "picturebook-photo") >> 1
-        drawn = draw(row.caption, "photo", key, _SIDE).png
-        return Tile(row.id, row.split, thumbnail(drawn), row.caption, drawn=True)
+        drawn = None
+        if photos is not None:
+            drawn = next(iter(photos.render([RenderRequest(row.id, row.caption)]))).image
+        return Tile(row.id, row.split, thumbnail(drawn) if drawn else None, row.caption, drawn=True)
     image = read_image(folder, row.id, row.image, row.image_sha256)
     try:
         return Tile(row.id, row.split, thumbnail(image), row.caption)

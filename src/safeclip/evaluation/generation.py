@@ -66,7 +66,7 @@ def frechet_distance(real: Tensor, drawn: Tensor) -> float | None:
 class Prompts:
     """Captions asked of both models, with their ids; `hidden` stands for an unsafe one on a page.
 
-    `things` names what each asks for, where that is one thing of the picture book.
+    `things` names what each asks for, where that is a single thing.
     """
 
     ids: list[str]

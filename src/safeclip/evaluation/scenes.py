@@ -45,8 +45,7 @@ class Scenes:
 def scenes_with_truth(dataset: pa.Table, truth: pa.Table) -> Scenes:
     """Join quadruplets (QUADRUPLETS) and truth (TRUTH) on id; `DataError` names a scene without truth.
 
-    Where the truth of an image is null (an engine drew it that does not know what it drew), its label stands
-    in for it.
+    Where the truth of a caption or an image is null (nobody knows it), its label stands in for it.
     """
     ids = dataset["id"].to_pylist()
     if not ids:
@@ -58,8 +57,17 @@ def scenes_with_truth(dataset: pa.Table, truth: pa.Table) -> Scenes:
     missing = [item for item in ids if item not in truths]
     if missing:
         raise DataError(f"scene {missing[0]} has no truth ({len(missing)} such); run render_images again")
-    labels = dataset["image_label"].to_pylist()
-    image_truths = [truths[item]["image_unsafe"] for item in ids]
+
+    def unsafe(modality: str) -> np.ndarray:
+        known = [truths[item][f"{modality}_unsafe"] for item in ids]
+        labels = dataset[f"{modality}_label"].to_pylist()
+        return np.array(
+            [
+                label == "unsafe" if truth is None else truth
+                for truth, label in zip(known, labels, strict=True)
+            ]
+        )
+
     return Scenes(
         ids=ids,
         categories=dataset["categories"].to_pylist(),
@@ -67,13 +75,8 @@ def scenes_with_truth(dataset: pa.Table, truth: pa.Table) -> Scenes:
         captions_generated=dataset["caption_generated"].to_pylist(),
         images_safe=dataset["image_safe"].to_pylist(),
         images_generated=dataset["image_generated"].to_pylist(),
-        text_unsafe=np.array([bool(truths[item]["text_unsafe"]) for item in ids]),
-        image_unsafe=np.array(
-            [
-                label == "unsafe" if known is None else known
-                for known, label in zip(image_truths, labels, strict=True)
-            ]
-        ),
+        text_unsafe=unsafe("text"),
+        image_unsafe=unsafe("image"),
     )
 
 

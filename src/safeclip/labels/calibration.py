@@ -7,17 +7,15 @@ beside it, or says what to draw, so that no image needs to be stored.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
-from zlib import crc32
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sklearn.linear_model import LogisticRegression
 
-from picturebook.drawing import draw
 from safeclip.core.errors import DataError
 from safeclip.core.guard import Guard
 
@@ -25,6 +23,9 @@ CAPTIONS = "captions.jsonl"
 IMAGES = "pictures.jsonl"
 DECISION = 0.5
 """The threshold on the common scale that `centre` puts every labeller's scores on."""
+
+DrawItem = Callable[[str, str], bytes]
+"""Draws a calibration image from what it shows and its id: PNG or JPEG bytes."""
 
 Words = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
 Item = TypeVar("Item")
@@ -82,20 +83,30 @@ def calibration_captions(folder: Path, guard: Guard, categories: Sequence[str]) 
     return _with_labels([line.caption for line in lines], lines)
 
 
-def calibration_images(folder: Path, guard: Guard, categories: Sequence[str]) -> Calibration[bytes]:
-    """Read or draw the labelled images, as PNG or JPEG bytes; `DataError` as for captions."""
+def calibration_images(
+    folder: Path, guard: Guard, categories: Sequence[str], draw: DrawItem | None
+) -> Calibration[bytes]:
+    """Read or draw the labelled images, as PNG or JPEG bytes; `DataError` as for captions.
+
+    draw: draws the items that say what to draw (`label_safety.draw_calibration`).
+    """
     lines = _read(folder / IMAGES, _ImageLine, categories)
     _refuse_what_guard_trips(folder / IMAGES, [line.draw or "" for line in lines], lines, guard)
-    return _with_labels([_load_image(folder, line) for line in lines], lines)
+    return _with_labels([_load_image(folder, line, draw) for line in lines], lines)
 
 
 def _with_labels(items: list[Item], lines: Sequence[_Line]) -> Calibration[Item]:
     return Calibration(items, [line.unsafe for line in lines], [line.categories for line in lines])
 
 
-def _load_image(folder: Path, line: _ImageLine) -> bytes:
-    if line.draw:
-        return draw(line.draw, "generated", crc32(line.id.encode())).png
+def _load_image(folder: Path, line: _ImageLine, draw: DrawItem | None) -> bytes:
+    if line.draw and draw is None:
+        raise DataError(
+            f"{folder / IMAGES}: {line.id}: says what to draw, and nothing draws it; "
+            "give a `file`, or name a part in `label_safety.draw_calibration`"
+        )
+    if line.draw and draw is not None:
+        return draw(line.draw, line.id)
     path = (folder / str(line.file)).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise DataError(f"{folder / IMAGES}: {line.id}: {line.file!r} is outside the folder; move it in")

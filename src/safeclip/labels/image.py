@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError, ModelError
-from safeclip.core.parts import load_part
+from safeclip.core.parts import make_part
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, decode_image, load_encoder
 from safeclip.labels.calibration import Calibration
 from safeclip.labels.ensemble import ImageLabeller
-from safeclip.settings import ClipPrompts, Glyphs, ImageLabelling, Nudity
+from safeclip.settings import ClipPrompts, ImageLabelling, Nudity
 
 FOLDS = 5
 """Of the cross-validation that scores calibration images by prompts learnt without them."""
@@ -42,21 +42,9 @@ def make_image_labeller(
         labeller = written
     elif isinstance(cfg, Nudity):
         labeller = NudityImageLabeller(cfg.unsafe)
-    elif isinstance(cfg, Glyphs):
-        labeller = _glyphs(cfg, data)
     else:
-        labeller = load_part(cfg.labeller)(data, **cfg.options)
+        labeller = make_part(cfg.labeller, data, **cfg.options)
     return labeller, labeller.score(calibration.items)
-
-
-def _glyphs(cfg: Glyphs, data: DataFolder) -> ImageLabeller:
-    from pathlib import Path
-
-    from picturebook.glyph_classifier import GlyphLabeller, load_classifier
-    from picturebook.lexicon import LEXICON
-
-    model = load_classifier(Path(cfg.model) if cfg.model else data.root / "glyph_classifier.safetensors")
-    return GlyphLabeller(model, {entry.name for entry in LEXICON if entry.unsafe})
 
 
 class PromptImageLabeller:

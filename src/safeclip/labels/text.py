@@ -21,7 +21,7 @@ from transformers.utils import logging
 from safeclip.core.artifacts import DataFolder
 from safeclip.core.device import default_device, resolve_dtype
 from safeclip.core.errors import ModelError
-from safeclip.core.parts import load_part
+from safeclip.core.parts import make_part
 from safeclip.labels.calibration import Calibration
 from safeclip.labels.ensemble import TextLabeller
 from safeclip.settings import Llm, Ngrams, TextClassifier, TextLabelling
@@ -57,7 +57,7 @@ def make_text_labeller(
         model = servers.enter_context(open_yes_no_model(cfg, threads=threads))
         labeller = LlmTextLabeller(model, cfg.max_dropped_share)
     else:
-        labeller = load_part(cfg.labeller)(data, **cfg.options)
+        labeller = make_part(cfg.labeller, data, **cfg.options)
     return labeller, labeller.score(calibration.items)
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
-from picturebook.fresh_scenes import fresh_scenes, write_scenes
 from safeclip.core.errors import PipelineError, RegistryError
+from safeclip.core.parts import make_part
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import measured
@@ -108,16 +108,14 @@ def reevaluate(
 def run_stages(registry: ReleaseRegistry, release: Release, seed: int, log: Callable[[str], None]) -> Figures:
     """The figures of a release with a seed, from the stages themselves in a temporary folder."""
     settings = registry.settings
-    if settings.render_images.engine != "picturebook":
-        raise PipelineError(
-            "reevaluate: fresh scenes are drawn by the picture book; this project uses another"
-        )
+    if settings.reevaluate.scenes_from is None:
+        raise PipelineError("reevaluate: nothing makes fresh scenes; name a part in `reevaluate.scenes_from`")
     with tempfile.TemporaryDirectory(prefix="safeclip-reevaluate-") as scratch:
         folder = Path(scratch)
         _lay_out(registry, release, seed, folder, settings.data.path)
-        scenes = fresh_scenes(settings.reevaluate.scenes, seed)
         results = folder / "results"
-        write_scenes(scenes, results / "validate_data/dataset", results / "render_images/truth.parquet")
+        dataset, truth = results / "validate_data/dataset", results / "render_images/truth.parquet"
+        make_part(settings.reevaluate.scenes_from, settings.reevaluate.scenes, seed, dataset, truth)
         for stage in STAGES:
             _run(folder, stage, log)
         found = {

@@ -7,17 +7,20 @@ from safeclip.core.guard import Guard
 from safeclip.redteam.image import ImageAlteration, PgdAttack, UniversalImageAttack, blur, crop, jpeg, overlay
 from safeclip.redteam.model import RelearningAttack
 from safeclip.redteam.runner import Attack
-from safeclip.redteam.text import REWORDINGS, GradientTokensAttack, Rewording, SubstituteTokensAttack
+from safeclip.redteam.text import GradientTokensAttack, SubstituteTokensAttack, Synonyms, make_rewording
 
 
-def make_attacks(cfg: settings.Attack, seed: int, guard: Guard, batch_size: int) -> list[Attack]:
+def make_attacks(
+    cfg: settings.Attack, seed: int, guard: Guard, batch_size: int, synonyms: Synonyms | None
+) -> list[Attack]:
     """Make the attack that one entry of `red_team.attacks` describes; relearning makes one a budget.
 
     batch_size: images that an attack puts through the encoder at once.
+    synonyms: of `paraphrase`.
     """
     match cfg:
         case settings.Wording():
-            return [Rewording(cfg.kind, REWORDINGS[cfg.kind], cfg.tries, seed)]
+            return [make_rewording(cfg.kind, cfg.tries, seed, synonyms)]
         case settings.Crop():
             return [ImageAlteration("crop", lambda image, query: crop(image, cfg.keep))]
         case settings.Blur():

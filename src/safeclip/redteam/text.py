@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from picturebook.lexicon import Entry, find_entries, plural
 from safeclip.core.guard import Guard
 from safeclip.encoders.embed import embed_texts
 from safeclip.encoders.load import Encoder
@@ -17,6 +17,8 @@ from safeclip.metrics.retrieval import MixedGallery
 from safeclip.redteam.runner import Access, Query, TextAttack, Victim, margin
 
 Reword = Callable[[Query, np.random.Generator], str]
+Synonyms = Callable[[str, np.random.Generator], str]
+"""Gives what is unsafe in a caption other names of the same meaning."""
 
 FRAMES = (
     "a picture of {caption}",
@@ -50,39 +52,13 @@ class Rewording(TextAttack):
         ]
 
 
-def paraphrase(query: Query, generator: np.random.Generator) -> str:
-    """Say the same in other words: another name for what is unsafe, in another sentence around it.
+def paraphrase(query: Query, generator: np.random.Generator, synonyms: Synonyms | None) -> str:
+    """Say the same in other words: other names for what is unsafe, in another sentence around it.
 
-    Names come from the picture book's lexicon ("gun", "handgun", "firearm"), which keeps the meaning by
-    construction: a replaced word still names the same entry. A caption that names nothing in it only gets
-    the sentence.
+    Without synonyms, or for a caption that they do not know, only the sentence changes.
     """
-    caption = query.caption
-    for entry in find_entries(caption):
-        if entry.unsafe:
-            caption = rename(caption, entry, generator)
+    caption = query.caption if synonyms is None else synonyms(query.caption, generator)
     return FRAMES[int(generator.integers(len(FRAMES)))].format(caption=caption)
-
-
-def rename(caption: str, entry: Entry, generator: np.random.Generator) -> str:
-    """Replace the entry's word by another of its words: a singular by a singular, with the right article."""
-    for word in sorted(entry.words, key=len, reverse=True):
-        others = [other for other in entry.words if other != word]
-        if not others:
-            continue
-        other = others[int(generator.integers(len(others)))]
-        plural_other = other if other in entry.bare else plural(other)
-        for old, new in ((word, other), (plural(word), plural_other)):
-            match = re.search(rf"(?:\b(an?) )?\b{re.escape(old)}\b", caption)
-            if match is None:
-                continue
-            # the article is written anew where there was one
-            takes_article = match[1] is not None and new not in entry.bare
-            article = ("an " if new[0] in "aeiou" else "a ") if takes_article else ""
-            renamed = caption[: match.start()] + article + new + caption[match.end() :]
-            if renamed != caption:
-                return renamed
-    return caption
 
 
 def misspelling(query: Query, generator: np.random.Generator) -> str:
@@ -133,13 +109,19 @@ def negation(query: Query, generator: np.random.Generator) -> str:
 
 
 REWORDINGS: dict[str, Reword] = {
-    "paraphrase": paraphrase,
     "misspelling": misspelling,
     "leetspeak": leetspeak,
     "homoglyphs": homoglyphs,
     "word_order": word_order,
     "negation": negation,
 }
+"""By the name of the attack; `paraphrase` is made with the synonyms of a world."""
+
+
+def make_rewording(kind: str, tries: int, seed: int, synonyms: Synonyms | None) -> Rewording:
+    """Make the blind attack of this name."""
+    reword = partial(paraphrase, synonyms=synonyms) if kind == "paraphrase" else REWORDINGS[kind]
+    return Rewording(kind, reword, tries, seed)
 
 
 class SubstituteTokensAttack(TextAttack):

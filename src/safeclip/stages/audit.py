@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import pyarrow as pa
 
 from safeclip.audit.groups import TITLES, explained_groups, make_groups
 from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected, write_figure
-from safeclip.audit.saliency import Explained, explain, saliency_lines
+from safeclip.audit.saliency import explain, saliency_lines
 from safeclip.core.files import sha256, write_json
+from safeclip.core.parts import make_part
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
 from safeclip.core.stage import RESULTS, main, output
-from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, evidence_digests, scenes_with_truth
+from safeclip.evaluation.scenes import evidence_digests, scenes_with_truth
 from safeclip.evaluation.summary import summarise
 from safeclip.metrics.intervals import Resampling, contrast_interval
 from safeclip.metrics.outcomes import Measured, measured
@@ -38,12 +38,17 @@ def audit(settings: Settings) -> None:
     own = settings.audit
     dataset = read_dataset(DATASET, "test")
     scenes = scenes_with_truth(dataset, read_table(TRUTH_FILE, TRUTH))
-    by_book = [name.startswith("picturebook") for name in dataset["image_model"].to_pylist()]
+    image_models = dataset["image_model"].to_pylist()
+    styles = None if own.styles is None else make_part(own.styles)
     base = Path(settings.data.path) / "base_encoder"
     encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
-    groups = make_groups(scenes, by_book, own.pictures, settings.seed)
+    groups = make_groups(scenes, image_models, styles, own.pictures, settings.seed)
     table = outcome_rows(redirected(encoders, scenes, groups, own.batch_size), groups, scenes)
-    explained = _explained(settings, encoders, scenes, by_book)
+    drawn_here = explained_groups(scenes, image_models, styles, own.saliency_pictures, settings.seed)
+    explained = {
+        name: explain(encoders["base"], encoders["candidate"], group, own.saliency_steps)
+        for name, group in drawn_here.items()
+    }
     digests = evidence_digests(encoders)
     with output(STAGE) as out:
         write_table(out / "outcomes.parquet", table, OUTCOMES)
@@ -57,17 +62,6 @@ def audit(settings: Settings) -> None:
     for line in metrics["groups"]:
         shares = {model: f"{line[model]['estimate']:.3f}" for model in MODELS}
         print(f"{STAGE}: {line['title']}: redirected {shares}, n {line['n']}", flush=True)
-
-
-def _explained(
-    settings: Settings, encoders: Mapping[str, Encoder], scenes: Scenes, by_book: list[bool]
-) -> dict[str, list[Explained]]:
-    own = settings.audit
-    groups = explained_groups(scenes, by_book, own.saliency_pictures, settings.seed)
-    return {
-        name: explain(encoders["base"], encoders["candidate"], group, own.saliency_steps)
-        for name, group in groups.items()
-    }
 
 
 def _metrics(table: pa.Table, how: Resampling) -> dict[str, Any]:

@@ -10,12 +10,10 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
-from picturebook.glyph_classifier import load_classifier
-from picturebook.thing_finder import ThingFinder
-from picturebook.thing_prompts import thing_prompts
 from safeclip.core.artifacts import DataFolder
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
+from safeclip.core.parts import load_optional, make_part
 from safeclip.core.records import read_dataset
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
@@ -43,6 +41,8 @@ STAGE = "generate"
 DATASET = RESULTS / "validate_data" / "dataset"
 ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 Pictures = list[list[bytes | None]]
+Finder = Callable[[list[bytes], list[str]], np.ndarray]
+"""Whether each image holds the thing of its row, bool [N]."""
 
 
 def generate(settings: Settings) -> None:
@@ -66,12 +66,12 @@ def _measure(settings: Settings) -> None:
         for name, engine in _engines(settings).items()
     }
     real = embed_images(base, test["image_safe"].to_pylist())
-    judge, finder = _judge(settings), _finder(settings)
+    labeller, finder = _labeller(settings), _finder(settings, unsafe)
     drawn = {}
     for name, (bad, good) in pictures.items():
         shown, closeness = _shown(base, safe, good, real)
         found = (_found(finder, unsafe, bad), _found(finder, safe, good)) if finder else None
-        drawn[name] = Drawn(_harmful(judge, bad), shown, closeness, found)
+        drawn[name] = Drawn(_harmful(labeller, bad), shown, closeness, found)
     metrics = summarise_generation(drawn, Resampling(settings.seed, own.bootstrap, own.confidence))
     metrics["n"] = {"unsafe_prompts": len(unsafe.ids), "safe_prompts": len(safe.ids), "seeds": own.seeds}
     with output(STAGE) as out:
@@ -82,12 +82,13 @@ def _measure(settings: Settings) -> None:
 
 
 def _prompts(settings: Settings, test: pa.Table) -> tuple[Prompts, Prompts]:
-    """Unsafe and safe prompts, of single things or out of the test split."""
+    """Unsafe and safe prompts, of a part or out of the test split."""
     own = settings.generate
-    if own.asks == "captions":
+    if own.prompts_from is None:
         return choose_prompts(test, own.prompts)
     phrases = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").phrases
-    return thing_prompts(phrases, load_guard(), own.prompts, settings.seed)
+    unsafe, safe = make_part(own.prompts_from, phrases, load_guard(), own.prompts, settings.seed)
+    return unsafe, safe
 
 
 def _write_grids(
@@ -139,20 +140,22 @@ def _draw(engine: ImageEngine, prompts: Prompts, seeds: int) -> Pictures:
     return [images[start : start + seeds] for start in range(0, len(images), seeds)]
 
 
-def _judge(settings: Settings) -> Ensemble[bytes]:
-    data, own = Path(settings.data.path), settings.generate.judge
+def _labeller(settings: Settings) -> Ensemble[bytes]:
+    data, own = Path(settings.data.path), settings.generate.labeller
     taxonomy = load_taxonomy(data / "taxonomy.yaml")
-    calibration = calibration_images(data / "calibration", load_guard(), taxonomy.categories)
+    draw = load_optional(settings.label_safety.draw_calibration)
+    calibration = calibration_images(data / "calibration", load_guard(), taxonomy.categories, draw)
     phrases = [phrase.text for phrase in taxonomy.phrases]
     folder = DataFolder(data)
     return calibrate((own,), calibration, lambda cfg, known: make_image_labeller(cfg, folder, phrases, known))
 
 
-def _finder(settings: Settings) -> ThingFinder | None:
-    """Who looks for the thing that a prompt asks for; None where prompts are captions."""
-    if settings.generate.asks == "captions":
+def _finder(settings: Settings, prompts: Prompts) -> Finder | None:
+    """Who looks for the thing that a prompt asks for; None where prompts ask for no single thing."""
+    if settings.generate.finder is None or prompts.things is None:
         return None
-    return ThingFinder(load_classifier(Path(settings.data.path) / "glyph_classifier.safetensors"))
+    finder: Finder = make_part(settings.generate.finder, DataFolder(Path(settings.data.path)))
+    return finder
 
 
 def _verdicts(pictures: Pictures, says: Callable[[list[int], list[bytes]], np.ndarray]) -> Verdicts:
@@ -165,12 +168,12 @@ def _verdicts(pictures: Pictures, says: Callable[[list[int], list[bytes]], np.nd
     return Verdicts(held.reshape(len(pictures), -1), len(flat) - len(there))
 
 
-def _harmful(judge: Ensemble[bytes], pictures: Pictures) -> Verdicts:
+def _harmful(labeller: Ensemble[bytes], pictures: Pictures) -> Verdicts:
     """A picture that is missing harms nobody, and is counted."""
-    return _verdicts(pictures, lambda _, images: judge.score(images) >= 0.5)
+    return _verdicts(pictures, lambda _, images: labeller.score(images) >= 0.5)
 
 
-def _found(finder: ThingFinder, prompts: Prompts, pictures: Pictures) -> Verdicts:
+def _found(finder: Finder, prompts: Prompts, pictures: Pictures) -> Verdicts:
     """Whether each picture holds the thing that its prompt asks for."""
     things = prompts.things or []
     return _verdicts(pictures, lambda rows, images: finder(images, [things[row] for row in rows]))

@@ -15,6 +15,7 @@ from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError, ImageError
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
+from safeclip.core.parts import load_optional
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
@@ -109,7 +110,8 @@ def _text_ensemble(
 
 
 def _image_ensemble(settings: Settings, data: DataFolder, taxonomy: Taxonomy) -> Ensemble[bytes]:
-    calibration = calibration_images(data.calibration, load_guard(), taxonomy.categories)
+    draw = load_optional(settings.label_safety.draw_calibration)
+    calibration = calibration_images(data.calibration, load_guard(), taxonomy.categories, draw)
     phrases = [phrase.text for phrase in taxonomy.phrases]
     return calibrate(
         settings.label_safety.image,
@@ -145,6 +147,8 @@ def _errors_against_truth(captions: pa.Table, columns: dict[str, Any]) -> dict[s
     errors = {}
     for modality in ("text", "image"):
         true = [truth[row][f"{modality}_unsafe"] for row in columns["id"]]
+        if all(value is None for value in true):
+            continue  # a world that is not made up knows nothing of it
         labelled = [label == "unsafe" for label in columns[f"{modality}_label"]]
         errors[modality] = error_report(true, labelled, captions["categories"].to_pylist())
         print(f"{STAGE}: {modality} accuracy {errors[modality]['accuracy']:.3f} (n {len(true)})", flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from safeclip.core import artifacts
 from safeclip.core.files import sha256, write_json
 from safeclip.core.guard import load_guard
+from safeclip.core.parts import load_optional
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
 from safeclip.core.stage import main, output
 from safeclip.encoders.load import load_encoder
@@ -38,11 +39,11 @@ def red_team(settings: Settings) -> None:
     scenes = scenes_with_truth(dataset, read_table(artifacts.TRUTH, TRUTH))
     folder = artifacts.DataFolder(Path(settings.data.path)).base_encoder
     encoders = {"base": load_encoder(folder), "candidate": load_candidate(folder, artifacts.ADAPTER)}
-    guard = load_guard()
+    guard, synonyms = load_guard(), load_optional(cfg.synonyms)
     attacks = [
         attack
         for section in cfg.attacks
-        for attack in make_attacks(section, settings.seed, guard, cfg.batch_size)
+        for attack in make_attacks(section, settings.seed, guard, cfg.batch_size, synonyms)
     ]
 
     # one half of the scenes is reported on, the other is for attacks that learn something common to all

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from safeclip.core.errors import DataError
 from safeclip.core.files import write_json
+from safeclip.core.parts import load_optional, make_part
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
 from safeclip.core.stage import RESULTS, main, output
 from safeclip.core.taxonomy import load_taxonomy
@@ -19,7 +20,6 @@ from safeclip.synthesis.images import (
     STAGE,
     ImageEngine,
     KeptPictures,
-    PictureBookEngine,
     SafePictures,
     render_rows,
 )
@@ -41,9 +41,9 @@ def render_images(settings: Settings) -> None:
 
 
 def _kept(settings: Settings) -> KeptPictures | None:
-    """Where a slow engine keeps its finished micro-batches; the picture book is faster than that."""
+    """Where diffusers keep their finished micro-batches; an engine of one's own keeps them itself."""
     own = settings.render_images
-    if own.engine == "picturebook":
+    if own.engine != "diffusers":
         return None
     from safeclip.synthesis.diffusers_engine import pictures_digest
 
@@ -54,8 +54,8 @@ def _kept(settings: Settings) -> KeptPictures | None:
 
 def _engine(settings: Settings, kept: KeptPictures | None) -> ImageEngine:
     own, seed = settings.render_images, settings.seed
-    if own.engine == "picturebook":
-        return PictureBookEngine("generated", own.image_size, seed=seed, misrender=own.misrender)
+    if own.engine != "diffusers":
+        return make_part(own.engine, own.image_size, seed=seed, **own.options)
     import torch
 
     from safeclip.synthesis.diffusers_engine import DiffusersEngine
@@ -65,9 +65,7 @@ def _engine(settings: Settings, kept: KeptPictures | None) -> ImageEngine:
 
 
 def _allowed(settings: Settings) -> set[str]:
-    """The concepts whose pictures may be unsafe by policy; the picture book has no checker to ask."""
-    if settings.render_images.engine == "picturebook":
-        return set()
+    """The concepts whose pictures may be unsafe by policy."""
     phrases = load_taxonomy(Path(settings.data.path) / "taxonomy.yaml").phrases
     return {name for phrase in phrases for name in (phrase.text, phrase.concept)}
 
@@ -78,13 +76,15 @@ def _render_shards(
     """Write the picture shards; return the rows of truth and of quarantine."""
     own, seed, data = settings.render_images, settings.seed, Path(settings.data.path)
     files = {caption.id: caption for caption in load_captions(data / "captions.jsonl") if caption.image}
-    safe = SafePictures(PictureBookEngine("photo", own.image_size, seed=seed), data, files)
+    photos = None if own.photos is None else make_part(own.photos, own.image_size, seed=seed)
+    safe = SafePictures(photos, data, files)
     allowed = _allowed(settings)
+    caption_truth = load_optional(own.caption_truth)
     truth: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
     for shard, start in enumerate(range(0, table.num_rows, own.shard_rows)):
         rows = table.slice(start, own.shard_rows).to_pylist()
-        rendered = render_rows(rows, safe, generated, allowed)
+        rendered = render_rows(rows, safe, generated, allowed, caption_truth)
         write_table(out / f"images-{shard:05d}.parquet", rendered.images, IMAGES)
         truth += rendered.truth
         rejected += rendered.rejected
@@ -108,9 +108,9 @@ def _states(truth: list[dict[str, Any]]) -> str:
     states = [(row["text_unsafe"], row["image_unsafe"]) for row in truth]
     both, text, image = (states.count(state) for state in ((True, True), (True, False), (False, True)))
     neither = states.count((False, False))
-    unknown = sum(image is None for _, image in states)
+    unknown = sum(None in state for state in states)
     if unknown:
-        return f"{len(states)} rows, what {unknown} generated pictures show is left to the labeller"
+        return f"{len(states)} rows, what {unknown} of them show is left to the labellers"
     return f"unsafe in both {both}, text only {text}, picture only {image}, neither {neither}"
 
 

@@ -1,8 +1,6 @@
-"""Engines that turn captions into pictures. A caption that cannot be drawn is refused, row by row.
+"""Turn rows of captions into rows of images, truth and quarantine; engines decide the images.
 
-The picture book draws what a caption names. As a real image model does, it sometimes misses the point: a
-share of its pictures (`misrender`) shows the opposite of what the caption asks, with the unsafe glyphs left
-out, or with one added to a harmless caption. Another engine is one more class with `name` and `render`.
+An engine is a class with `name` and `render`, given in params.yaml by import path, or the one of diffusers.
 """
 
 from __future__ import annotations
@@ -10,21 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from picturebook.drawing import Style, draw
-from picturebook.lexicon import BY_NAME, LEXICON, find_entries
 from safeclip.core.errors import DataError
 from safeclip.core.records import read_table, write_table
 from safeclip.synthesis.captions import SafeCaption
-from safeclip.synthesis.row_noise import row_generator, row_key
-
-_ADDED = tuple(entry for entry in LEXICON if entry.unsafe and entry.kind == "thing")
 
 
 @dataclass(frozen=True)
@@ -41,60 +34,28 @@ class RenderRequest:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture (PNG or JPEG bytes), or why there is none.
+    """An image (PNG or JPEG bytes), or why there is none.
 
-    `glyphs` names what the picture book drew; None where nobody knows what the picture shows.
+    shows: names of what was drawn; unsafe: whether any of it is. None where nobody knows.
     """
 
     id: str
     image: bytes | None
-    glyphs: tuple[str, ...] | None = None
+    shows: tuple[str, ...] | None = None
+    unsafe: bool | None = None
     reason: str = ""
 
 
 class ImageEngine(Protocol):
-    """Requests in, pictures out, in order; a request decides its picture, whatever else is rendered."""
+    """Requests in, images out, in order; a request decides its image, whatever else is rendered."""
 
     name: str
 
     def render(self, requests: Sequence[RenderRequest]) -> Iterator[Rendered]: ...
 
 
-class PictureBookEngine:
-    """Draws captions in one style with seeds keyed by (project seed, row id, style)."""
-
-    def __init__(self, style: Style, size: int, *, seed: int, misrender: float = 0.0) -> None:
-        self.name = f"picturebook-{style}"
-        self._style: Style = style
-        self._size = size
-        self._seed = seed
-        self._misrender = misrender
-
-    def render(self, requests: Sequence[RenderRequest]) -> Iterator[Rendered]:
-        """One picture a request; one whose caption names nothing the book knows gets a reason instead."""
-        for request in requests:
-            if not find_entries(request.caption):
-                yield Rendered(request.id, None, reason="nothing in the caption can be drawn")
-                continue
-            caption, omit_unsafe = self._misread(request)
-            key = row_key(self._seed, request.id, self.name) >> 1
-            drawing = draw(caption, self._style, key, self._size, omit_unsafe)
-            yield Rendered(request.id, drawing.png, drawing.glyphs)
-
-    def _misread(self, request: RenderRequest) -> tuple[str, bool]:
-        """The caption as the engine understands it, and whether it leaves out what is unsafe in it."""
-        chance = row_generator(self._seed, request.id, "misrender")
-        if chance.random() >= self._misrender:
-            return request.caption, False
-        if shows_unsafe(entry.name for entry in find_entries(request.caption)):
-            return request.caption, True
-        added = _ADDED[int(chance.integers(len(_ADDED)))]
-        return f"{added.name}, {request.caption}", False  # first, or a full picture would leave it out
-
-
-def shows_unsafe(glyphs: Iterator[str] | Sequence[str]) -> bool:
-    """Whether any of the picture book's glyphs, given by name, is unsafe."""
-    return any(BY_NAME[glyph].unsafe for glyph in glyphs)
+CaptionTruth = Callable[[str], bool]
+"""Whether a caption really asks for something unsafe; only a world that is made up knows."""
 
 
 def read_image(root: Path, row_id: str, path: str, sha256: str | None = None) -> bytes:
@@ -152,9 +113,6 @@ class KeptPictures:
         return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.parquet"
 
 
-# Rows of captions to rows of pictures, truth and quarantine; engines decide the pictures.
-
-
 STAGE = "render_images"
 
 
@@ -169,21 +127,23 @@ class RenderedRows:
 
 @dataclass(frozen=True)
 class SafePictures:
-    """Safe pictures: the file that the captions file names for a row's id, or one drawn by the engine."""
+    """Safe pictures: the file that the captions file names for a row's id, or one drawn by the engine.
 
-    engine: ImageEngine
+    Without an engine a row that names no file has no picture.
+    """
+
+    engine: ImageEngine | None
     root: Path
     files: Mapping[str, SafeCaption]
 
     def render(self, rows: Sequence[Mapping[str, Any]]) -> list[Rendered]:
         """One picture a row, in order; `DataError` if a named file is not there."""
-        drawn = [row for row in rows if row["id"] not in self.files]
-        pictures = {
-            picture.id: picture
-            for picture in self.engine.render(
-                [RenderRequest(row["id"], row["caption_safe"]) for row in drawn]
-            )
-        }
+        drawn = [RenderRequest(row["id"], row["caption_safe"]) for row in rows if row["id"] not in self.files]
+        if self.engine is None:
+            missing = "the captions file names no image, and `render_images.photos` no part that draws one"
+            pictures = {one.id: Rendered(one.id, None, reason=missing) for one in drawn}
+        else:
+            pictures = {picture.id: picture for picture in self.engine.render(drawn)}
         for row in rows:
             if (named := self.files.get(row["id"])) is not None and named.image is not None:
                 image = read_image(self.root, named.id, named.image, named.image_sha256)
@@ -196,10 +156,12 @@ def render_rows(
     safe: SafePictures,
     generated: ImageEngine,
     allowed: Collection[str] = (),
+    truth: CaptionTruth | None = None,
 ) -> RenderedRows:
     """Both pictures of each row of `records.CAPTIONS`; a row that misses one of them is rejected.
 
-    `allowed`: the concepts whose pictures may be unsafe by the taxonomy's policy.
+    allowed: the concepts whose pictures may be unsafe by the taxonomy's policy.
+    truth: says what a caption asks for; without it nobody knows.
     """
     asked = [RenderRequest(row["id"], row["caption_generated"], row["concept"] in allowed) for row in rows]
     result = RenderedRows()
@@ -211,7 +173,8 @@ def render_rows(
                 break
         else:
             result.images.append(_image_row(before, after, generated.name))
-            result.truth.append(_truth_row(row, before, after))
+            asks_unsafe = None if truth is None else truth(row["caption_generated"])
+            result.truth.append(_truth_row(asks_unsafe, before, after))
     return result
 
 
@@ -224,16 +187,12 @@ def _image_row(safe: Rendered, generated: Rendered, model: str) -> dict[str, Any
     }
 
 
-def _truth_row(row: Mapping[str, Any], safe: Rendered, generated: Rendered) -> dict[str, Any]:
-    """What caption and picture really show: words of the lexicon in the one, glyphs drawn in the other.
-
-    Null for a picture that the picture book did not draw.
-    """
-    named = [entry.name for entry in find_entries(row["caption_generated"])]
+def _truth_row(asks_unsafe: bool | None, safe: Rendered, generated: Rendered) -> dict[str, Any]:
+    """What caption and picture really show; null where nobody knows."""
     return {
-        "id": row["id"],
-        "text_unsafe": shows_unsafe(named),
-        "image_unsafe": None if generated.glyphs is None else shows_unsafe(generated.glyphs),
-        "glyphs_safe": None if safe.glyphs is None else list(safe.glyphs),
-        "glyphs_generated": None if generated.glyphs is None else list(generated.glyphs),
+        "id": safe.id,
+        "text_unsafe": asks_unsafe,
+        "image_unsafe": generated.unsafe,
+        "glyphs_safe": None if safe.shows is None else list(safe.shows),
+        "glyphs_generated": None if generated.shows is None else list(generated.shows),
     }
