@@ -88,10 +88,10 @@ def test_finished_micro_batches_are_taken_up_again(
     calls = _count_calls(resumed)
     assert list(resumed.render(REQUESTS)) == pictures
     assert len(calls) == 1  # the third micro-batch alone
-    next(kept.folder.iterdir()).write_bytes(b"cut short")
+    next(tmp_path.rglob("*.parquet")).write_bytes(b"cut short")
     assert list(resumed.render(REQUESTS)) == pictures
     kept.remove()
-    assert not kept.folder.exists()
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_another_job_finds_no_kept_picture(folder: Path) -> None:

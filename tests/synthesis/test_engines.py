@@ -78,12 +78,14 @@ def test_a_killed_run_continues_with_the_same_answers(model: tuple[str, Path], t
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # finished ones were not done again
 
 
-def test_a_checkpoint_of_other_rows_is_not_used(model: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_made_anew(
+    model: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     job = job_in(tmp_path, model)
-    run(job, 4)
-    other = [*requests(5)[1:]]
-    outcomes = [o for done in rewrite_all(job, micro_batches(other, 4), 1) for o in done]
-    assert [outcome.id for outcome in outcomes] == [request.id for request in other]
+    whole = run(job, 4)
+    (tmp_path / "00000.json").write_text("[]")
+    assert run(job, 4) == whole
+    assert "00000.json is damaged; it is made anew" in capsys.readouterr().out
 
 
 def test_checkpoints_are_kept_apart_by_model_and_requests(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""What a killed run has finished, kept in work/STAGE/DIGEST for the run that goes on from it.
+"""What a killed run has finished, kept in a folder named by a digest for the run that goes on from it.
 
-The digest covers all that the kept work follows from: settings, inputs, code, libraries. Whatever changes,
-the next run finds an empty folder, and the folder of the old state is removed, so nothing resumes from stale
-state and unsafe data does not lie about. A piece counts as finished once the digests of its files are
-written down, and is thrown away if its files do not match them any more.
+Stages keep theirs in work/STAGE/DIGEST (`open_scratch`). The micro-batches of rewriting and rendering, the
+portions of an import and the parts of an index are pieces of a `Scratch` too. The digest covers all that the
+kept work follows from: settings, inputs, code, libraries. Whatever changes, the next run finds an empty
+folder, and the folder of the old state is removed, so nothing resumes from stale state and unsafe data does
+not lie about. A piece counts as finished once the digests of its files are written down, and is thrown away
+if its files do not match them any more.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from safeclip.core.artifacts import WORK
-from safeclip.core.files import digest_of, sha256, tree_digest, write_text
+from safeclip.core.files import digest_of, replacing, sha256, tree_digest, write_text
 from safeclip.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
@@ -38,6 +40,18 @@ class Scratch:
         """Count `piece` as finished: it consists of `files`, all in this folder and written whole."""
         digests = {file.relative_to(self.folder).as_posix(): sha256(file) for file in files}
         write_text(self._record(piece), json.dumps(digests))
+
+    def write(self, piece: str, data: bytes) -> None:
+        """Count `piece` as finished: a file of this name with these bytes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / piece
+        with replacing(file) as partial:
+            partial.write_bytes(data)
+        self.keep(piece, [file])
+
+    def read(self, piece: str) -> bytes | None:
+        """The bytes of a finished piece; None if it is not finished, or damaged."""
+        return (self.folder / piece).read_bytes() if self.has(piece) else None
 
     def has(self, piece: str) -> bool:
         """Whether `piece` is finished and as it was then; what is damaged is thrown away, with a line."""

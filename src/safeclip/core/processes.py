@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import multiprocessing
 import os
 import select
 import signal
@@ -25,13 +26,24 @@ PARENT = "SAFECLIP_PARENT"
 LOCKS = Path("work/locks")
 WAIT_SECONDS = 30.0  # for a killed one to be gone
 _PR_SET_PDEATHSIG = 1
+# loaded here, because a child between fork and exec must not load anything
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _alive_while_held: list[IO[str]] = []
 
 
 def die_with_parent(sent: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel (Linux) to signal this process when its parent dies, so that no orphan keeps writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, sent)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, sent)
+
+
+def start_worker() -> None:
+    """Initialise a worker of a process pool: it dies with the pool's process, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # gone before the kernel was asked
+        os._exit(1)
 
 
 def die_with_starter(sent: signal.Signals = signal.SIGKILL) -> None:

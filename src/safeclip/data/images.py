@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import multiprocessing
-import os
-import signal
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +30,7 @@ from PIL import Image, ImageOps
 from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
-from safeclip.core.processes import die_with_parent
+from safeclip.core.processes import start_worker
 from safeclip.data import items as items_module
 from safeclip.data.items import Item, ItemFault, check_size
 from safeclip.validation import near_duplicates
@@ -182,26 +180,23 @@ class Decoder:
         told = f"{self.min_side} {self.max_side} {_code()}"
         for name, data in sources:
             told += f"\0{name}\0{data if isinstance(data, str) else hashlib.sha256(data).hexdigest()}"
-        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return f"{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}.parquet"
 
     def decode(self, piece: str, sources: list[Source]) -> None:
         """Decode a portion and keep the result; in a worker."""
-        kept, partial = self._file(piece), self._file(f".{piece}")
         rows = [self._row(name, data) for name, data in sources]
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial, compression="none")
-        partial.replace(kept)
-        self.store.keep(piece, [kept])
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="none")
+        self.store.write(piece, sink.getvalue().to_pybytes())
 
     def read(self, piece: str) -> list[Decoded]:
         """A finished portion."""
-        return [_decoded(row) for row in pq.read_table(self._file(piece), schema=_SCHEMA).to_pylist()]
+        table = pq.read_table(self.store.folder / piece, schema=_SCHEMA)
+        return [_decoded(row) for row in table.to_pylist()]
 
     @property
     def store(self) -> Scratch:
         return Scratch("data import", self.scratch)
-
-    def _file(self, piece: str) -> Path:
-        return self.scratch / f"{piece}.parquet"
 
     def _row(self, name: str, data: bytes | str) -> dict[str, object]:
         try:
@@ -269,19 +264,11 @@ def _read(item: Item) -> bytes | str:
 def _pool(workers: int) -> Iterator[Executor]:
     """Processes that end with this one, also when it is killed; for one worker this process itself."""
     context = multiprocessing.get_context("spawn")  # a fork would copy the encoder's threads in mid-flight
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker) if workers > 1 else _Here()
+    pool = ProcessPoolExecutor(workers, context, initializer=start_worker) if workers > 1 else _Here()
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
-    die_with_parent()
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # gone before it was asked
-        os._exit(1)
 
 
 class _Here(Executor):

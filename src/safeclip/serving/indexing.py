@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from safeclip.core.checkpoints import Scratch, remove_stale
 from safeclip.core.errors import DataError, GuardError
 from safeclip.core.images import encode, shrink
 from safeclip.serving.embedder import Embedder
@@ -47,14 +48,15 @@ def build_index(folder: Path, out: Path, embedder: Embedder) -> tuple[int, list[
     if not sources:
         raise DataError(f"{folder}: neither pictures ({', '.join(EXTENSIONS)}) nor .txt files; name another")
     partial = out.with_name(f".{out.name}.partial")
-    _begin(partial, _plan(sources, embedder))
+    store = Scratch("index build", partial / _plan(sources, embedder)[:16])
+    remove_stale(store.stage, store.folder)
     faults: list[str] = []
     for number in tqdm(range(0, len(sources), PART_ROWS), unit="part", mininterval=5):
-        faults += _write_part(partial / f"part-{number:09}", sources[number : number + PART_ROWS], embedder)
-    parts = sorted(path.parent for path in partial.glob("part-*/served.npy"))
+        faults += _write_part(store, f"part-{number:09}", sources[number : number + PART_ROWS], embedder)
+    parts = sorted(path.parent for path in store.folder.glob("part-*/served.npy"))
     if not parts:
         raise DataError(f"{folder}: no item can be used; the first: {faults[0]}")
-    whole = partial / "index"
+    whole = store.folder / "index"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     join_rows(parts, whole, embedder.encoder.digest, embedder.base.digest)
@@ -86,27 +88,19 @@ def _plan(sources: list[Source], embedder: Embedder) -> str:
     return digest.hexdigest()
 
 
-def _begin(partial: Path, plan: str) -> None:
-    marker = partial / "plan"
-    if not marker.is_file() or marker.read_text() != plan:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        marker.write_text(plan)
-
-
-def _write_part(target: Path, sources: list[Source], embedder: Embedder) -> list[str]:
-    """Rows of one part, whole or not at all; returns the faults (read back if the part is there already)."""
-    if (target / "faults.json").is_file():
+def _write_part(store: Scratch, part: str, sources: list[Source], embedder: Embedder) -> list[str]:
+    """Keep the rows of one part; returns the faults (read back if the part is there already)."""
+    target = store.folder / part
+    if store.has(part):
         faults: list[str] = json.loads((target / "faults.json").read_text())
         return faults
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     rows, faults = _rows(sources, embedder)
-    scratch = target.with_name(f".{target.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
     if rows:
-        write_rows(scratch, rows)
-    (scratch / "faults.json").write_text(json.dumps(faults))
-    os.replace(scratch, target)
+        write_rows(target, rows)
+    (target / "faults.json").write_text(json.dumps(faults))
+    store.keep(part, sorted(target.iterdir()))
     return faults
 
 

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import DataError
-from safeclip.core.records import read_table, write_table
 from safeclip.synthesis.captions import SafeCaption
+
+STAGE = "render_images"
 
 
 @dataclass(frozen=True)
@@ -77,43 +80,39 @@ def read_image(root: Path, row_id: str, path: str, sha256: str | None = None) ->
     return image
 
 
-# Finished micro-batches of pictures, kept until the stage ends well, so that a rerun goes on from there.
-#
-# A micro-batch is found again by what it asked (ids, captions) and by the digest of all that decides a
-# picture.
-
-
 KEPT = pa.schema([("id", pa.string()), ("image", pa.binary()), ("reason", pa.string())])
 
 
 class KeptPictures:
-    """A git-ignored folder of micro-batches that belong to one digest."""
+    """Finished micro-batches of pictures, kept until the stage ends well, so that a rerun goes on from there.
+
+    digest: of all that decides a picture. A micro-batch is found again by what it asked (ids, captions).
+    """
 
     def __init__(self, root: Path, digest: str) -> None:
-        self.folder = root / digest[:16]
+        self._store = Scratch(STAGE, root / digest[:16])
 
     def read(self, batch: Sequence[RenderRequest]) -> list[Rendered] | None:
-        """The pictures of a micro-batch in its order; None if it is not there or was cut short."""
-        try:
-            rows = {row["id"]: row for row in read_table(self._file(batch), KEPT).to_pylist()}
-            return [Rendered(r.id, rows[r.id]["image"], reason=rows[r.id]["reason"]) for r in batch]
-        except (DataError, KeyError):
+        """The pictures of a micro-batch in its order; None if they are not there, or damaged."""
+        kept = self._store.read(_piece(batch))
+        if kept is None:
             return None
+        return [Rendered(**row) for row in pq.read_table(pa.BufferReader(kept), schema=KEPT).to_pylist()]
 
     def write(self, batch: Sequence[RenderRequest], pictures: Sequence[Rendered]) -> None:
         rows = [{"id": p.id, "image": p.image, "reason": p.reason} for p in pictures]
-        write_table(self._file(batch), rows, KEPT)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, KEPT), sink, compression="none")
+        self._store.write(_piece(batch), sink.getvalue().to_pybytes())
 
     def remove(self) -> None:
         """Unsafe pictures are kept once, in the stage's output."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _file(self, batch: Sequence[RenderRequest]) -> Path:
-        asked = json.dumps([asdict(request) for request in batch])
-        return self.folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.parquet"
+        shutil.rmtree(self._store.folder, ignore_errors=True)
 
 
-STAGE = "render_images"
+def _piece(batch: Sequence[RenderRequest]) -> str:
+    asked = json.dumps([asdict(request) for request in batch])
+    return f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.parquet"
 
 
 @dataclass

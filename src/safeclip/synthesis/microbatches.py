@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +18,9 @@ from pathlib import Path
 import torch
 import transformers
 
+from safeclip.core.checkpoints import Scratch
 from safeclip.core.errors import ModelError
+from safeclip.core.processes import start_worker
 from safeclip.settings import RewriteCaptions
 from safeclip.synthesis.answers import RewriteOutcome
 from safeclip.synthesis.engines import RewriteAnswer, Rewriter, RewriteRequest
@@ -50,22 +50,27 @@ class RewriteJob:
 
     def run(self, index: int, batch: Batch) -> list[RewriteOutcome]:
         """Outcomes of one micro-batch, from its checkpoint if there is one; written before it returns."""
-        kept = _read(self._file(index), batch)
+        kept = self._store.read(_piece(index))
         if kept is not None:
-            return kept
+            return [RewriteOutcome(**row) for row in json.loads(kept)]
         if self._rewriter is None:
             torch.set_num_threads(self.threads)
             self._rewriter = self.make_rewriter()
         answers = self._rewriter.rewrite(batch)
         outcomes = [self.judge(request, answer) for request, answer in zip(batch, answers, strict=True)]
-        _write(self._file(index), outcomes)
+        self._store.write(_piece(index), json.dumps([asdict(outcome) for outcome in outcomes]).encode())
         return outcomes
 
-    def is_done(self, index: int, batch: Batch) -> bool:
-        return _read(self._file(index), batch) is not None
+    def is_done(self, index: int) -> bool:
+        return self._store.has(_piece(index))
 
-    def _file(self, index: int) -> Path:
-        return self.folder / f"{index:05d}.json"
+    @property
+    def _store(self) -> Scratch:
+        return Scratch("rewrite_captions", self.folder)
+
+
+def _piece(index: int) -> str:
+    return f"{index:05d}.json"
 
 
 def answers_digest(folder: str, adapter: Path, settings: RewriteCaptions, *, seed: int, threads: int) -> str:
@@ -95,7 +100,7 @@ def micro_batches(requests: Sequence[RewriteRequest], batch_size: int) -> list[B
 def rewrite_all(job: RewriteJob, batches: Sequence[Batch], workers: int) -> Iterator[list[RewriteOutcome]]:
     """The outcomes of every micro-batch in order, as they are ready; `workers` share what is not done yet."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    open_batches = sum(not job.is_done(index, batch) for index, batch in enumerate(batches))
+    open_batches = sum(not job.is_done(index) for index in range(len(batches)))
     workers = min(workers, open_batches)
     if workers <= 1:
         yield from map(job.run, range(len(batches)), batches)
@@ -126,33 +131,9 @@ _job: RewriteJob | None = None
 def _start_worker(job: RewriteJob) -> None:
     global _job
     _job = job
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    start_worker()
 
 
 def _run_in_worker(index: int, batch: Batch) -> list[RewriteOutcome]:
     assert _job is not None
     return _job.run(index, batch)
-
-
-def _write(path: Path, outcomes: list[RewriteOutcome]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _read(path: Path, batch: Batch) -> list[RewriteOutcome] | None:
-    """A finished micro-batch; None if there is none, or if it is not of these rows."""
-    try:
-        outcomes = [RewriteOutcome(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return None
-    same = [outcome.id for outcome in outcomes] == [request.id for request in batch]
-    return outcomes if same else None

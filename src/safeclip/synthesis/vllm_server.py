@@ -8,7 +8,6 @@ Prefix caching computes the system message once, and rows are sampled with the n
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -16,7 +15,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +27,7 @@ import torch
 import safeclip
 from safeclip.core.errors import ModelError
 from safeclip.core.files import digest_of, remove, replacing
+from safeclip.core.processes import die_with_parent
 from safeclip.settings import RewriteCaptions, Vllm
 from safeclip.synthesis.chat import KEY_VARIABLE, ChatEndpoint, ChatRequest, Sampling
 from safeclip.synthesis.engines import (
@@ -45,8 +44,6 @@ LOG = Path("work/vllm/server.log")
 IMPORTS = Path("work/vllm/imports")
 MAX_MODEL_LENGTH = 512  # tokens of request and answer
 _STOP_SECONDS = 20.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @contextmanager
@@ -137,14 +134,8 @@ def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,  # a group of its own, to be ended as one
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(die_with_parent, signal.SIGTERM),
         )  # fmt: skip
-
-
-def _die_with_parent() -> None:
-    """In the child, before it becomes vLLM: the kernel asks it to end when this process is gone."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: ChatEndpoint, seconds: float) -> None:
