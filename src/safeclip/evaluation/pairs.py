@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from safeclip.core.errors import DataError
+from safeclip.core.errors import DataError, ImageError
 from safeclip.encoders.load import Encoder, decode_image
 from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.evaluation.zeroshot import ZeroShotSet, zeroshot_correct
@@ -102,8 +102,8 @@ def _picture(folder: Path, name: str, where: str) -> bytes:
         raise DataError(f"{where}: picture {name!r} cannot be read ({error.strerror})") from None
     try:
         decode_image(data, 0)
-    except DataError as error:
-        raise DataError(f"{where}: picture {name!r}{str(error).removeprefix('image 0')}") from None
+    except ImageError as error:
+        raise DataError(f"{where}: picture {name!r}: {error.fault}") from None
     return data
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from safeclip.core.errors import DataError
+from safeclip.core.errors import DataError, ImageError
 from safeclip.core.files import sha256
 from safeclip.core.records import read_columns
 from safeclip.encoders.embed import embed_images, embed_texts
@@ -258,8 +258,8 @@ def _name_the_broken(task: ZeroShotSet) -> None:
         for index, place in enumerate(task.images.places):
             try:
                 decode_image(place.read(), index)
-            except DataError as error:
-                raise DataError(f"{place.name}{str(error).removeprefix(f'image {index}')}") from None
+            except ImageError as error:
+                raise DataError(f"{place.name}: {error.fault}") from None
 
 
 def class_embeddings(
