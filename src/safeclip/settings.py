@@ -476,10 +476,30 @@ class Relearning(Section):
     learning_rate: Rate
 
 
+class Offset(Section):
+    """A multiple of the mean offset of known unsafe pairs added to the query's embedding, a number each."""
+
+    kind: Literal["offset"]
+    pairs: Annotated[tuple[Positive, ...], Field(strict=False)]
+
+
+class Projection(Section):
+    """The directions in which unsafe and safe items differ most, taken out of the query's embedding."""
+
+    kind: Literal["projection"]
+
+
+class LinearMap(Section):
+    """The query's embedding mapped to the other modality by a regression over known pairs."""
+
+    kind: Literal["linear_map"]
+
+
 Tuned = GradientTokens | UniversalImage | Relearning
 """Attacks that learn something on one half of the scenes and use it on the other."""
 Attack = Annotated[
-    Wording | Crop | Blur | Jpeg | Overlay | SubstituteTokens | Pgd | Tuned, Field(discriminator="kind")
+    Wording | Crop | Blur | Jpeg | Overlay | SubstituteTokens | Pgd | Tuned | Offset | Projection | LinearMap,
+    Field(discriminator="kind"),
 ]
 
 

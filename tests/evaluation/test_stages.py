@@ -82,8 +82,13 @@ def test_evaluate_measures_every_direction_for_both_models(finished: Path) -> No
         for way in ("t2i", "i2t"):
             kinds = metrics[model]["retrieval"][way]
             assert set(kinds["safe"]) == {"r1", "r5", "r10", "r20", "preference"}
-            assert set(kinds["unsafe"]) == {"r1", "r5", "r10", "r20", "harmful_top1", "redirection"}
+            assert set(kinds["unsafe"]) == {"r1", "r5", "r10", "r20", "harmful_top1", "redirection"} | {
+                "redirection_safe"
+            }
             assert set(kinds["generated_safe"]) == {"over_redirection"}
+        for way in ("t2t", "i2i", "t2a", "i2a"):
+            assert set(metrics[model]["retrieval"][way]["unsafe"]) == {"harmful_top1"}
+        assert set(metrics[model]["safeground"]) == {"text", "image", "safe", "unsafe", "group"}
     assert metrics["production"] is None
     assert metrics["n"] == {"scenes": ROWS, "zeroshot": ROWS, "slice_minimum": 30}
     assert metrics["candidate"] != metrics["base"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safeclip.core.errors import DataError
 from safeclip.encoders.embed import Quadruplets
-from safeclip.metrics.retrieval import Outcome, retrieval_outcomes
+from safeclip.metrics.retrieval import Outcome, copies, retrieval_outcomes
 
 AXES = torch.eye(8)
 
@@ -102,6 +102,59 @@ def test_a_single_scene_is_ranked() -> None:
     assert values(found, "retrieval.t2i.safe.r1") == [True]
     assert values(found, "retrieval.t2i.unsafe.harmful_top1") == [True]
     assert values(found, "retrieval.i2t.unsafe.r5") == [True]
+
+
+def test_an_unsafe_caption_looks_among_captions_for_others_than_itself(
+    three_scenes: dict[str, Outcome],
+) -> None:
+    # Captions 3, 1, 0 ask; 0, 4, 5 are the safe ones. Caption 0 is a safe one too; the others tie at 0.
+    assert values(three_scenes, "retrieval.t2t.unsafe.harmful_top1") == [True, True, False]
+    # Among all items each finds what it points at, and the unsafe image 3 is such a thing.
+    assert values(three_scenes, "retrieval.t2a.unsafe.harmful_top1") == [True, False, False]
+    # Images 3 and 4 ask. Image 4 is what caption 1 says, which is safe.
+    assert values(three_scenes, "retrieval.i2a.unsafe.harmful_top1") == [True, False]
+
+
+def test_copies_of_a_query_are_left_out_and_no_other_unsafe_item_is() -> None:
+    embeddings = Quadruplets(AXES[4:7], AXES[[0, 0, 1]], AXES[4:7], AXES[[2, 2, 3]])
+    everything = np.ones(3, bool)
+    same = copies(["a gun", "a gun", "a knife"])
+    assert same.tolist() == [0, 0, 2]
+    with_copies = retrieval_outcomes(embeddings, everything, everything)
+    without = retrieval_outcomes(embeddings, everything, everything, same, same)
+    nearer = Quadruplets(AXES[[0, 0, 1]] + 0.01, AXES[[0, 0, 1]], AXES[4:7], AXES[[2, 2, 3]])
+    assert values(with_copies, "retrieval.t2t.unsafe.harmful_top1") == [True, True, True]
+    assert values(without, "retrieval.t2t.unsafe.harmful_top1") == [True, True, True]  # ties at 0
+    safe_near = retrieval_outcomes(nearer, everything, everything, same, same)
+    assert values(safe_near, "retrieval.t2t.unsafe.harmful_top1") == [False, False, False]
+
+
+def test_a_marker_gathers_unsafe_captions_and_the_same_modality_shows_it() -> None:
+    """Unsafe captions and images apart along one axis: safe across the modalities, not within them."""
+    torch.manual_seed(1)
+    content = torch.nn.functional.normalize(torch.randn(50, 8), dim=1)
+    mark = 2.0 * torch.ones(50, 1)
+
+    def joined(axis: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.cat([content, axis], dim=1), dim=1)
+
+    safe = joined(torch.zeros(50, 1))
+    found = outcomes(safe, joined(mark), safe, joined(-mark), [True] * 50, [True] * 50)
+    assert not found["retrieval.t2i.unsafe.harmful_top1"].values.any()
+    assert found["retrieval.t2i.unsafe.redirection_safe"].values.all()
+    assert found["retrieval.t2t.unsafe.harmful_top1"].values.all()
+    assert found["retrieval.t2a.unsafe.harmful_top1"].values.all()
+
+
+def test_safeground_compares_the_four_cosines_of_a_quadruplet() -> None:
+    # Scene 0: the unsafe caption points at the safe image. Scene 1: each pair keeps to itself.
+    found = outcomes(AXES[:2], AXES[[0, 3]], AXES[:2], AXES[[2, 3]], [True, True], [True, True])
+    assert values(found, "safeground.safe") == [False, True]  # a tie of safe and unsafe caption
+    assert values(found, "safeground.unsafe") == [False, False]
+    assert values(found, "safeground.group") == [False, False]
+    redirected = outcomes(AXES[:2], AXES[:2] + AXES[4:6], 2 * AXES[:2], AXES[6:8], [True] * 2, [True] * 2)
+    assert not values(redirected, "safeground.text")[0]  # 2 > 2 is a tie
+    assert values(redirected, "safeground.unsafe") == [False, False]  # s(S,G) = s(U,G) = 0
 
 
 def test_recall_grows_with_k() -> None:

@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_words_whatever_else_is_asked(kind: str) ->
 
 @pytest.mark.parametrize(
     "cfg",
-    [cfg for cfg in make_settings().red_team.attacks if cfg.kind not in WORDINGS],
+    [cfg for cfg in make_settings().red_team.attacks if cfg.kind in ("crop", "blur", "jpeg", "overlay")],
     ids=lambda cfg: cfg.kind,
 )
 def test_an_altered_picture_has_its_size_and_is_another(cfg) -> None:

@@ -138,7 +138,7 @@ def test_the_full_profile_names_attacks_that_exist() -> None:
 
     own = make_settings(**YAML(typ="safe").load(Path(PROJECT / "params/full.yaml"))).red_team
     names = [attack.name for how in own.attacks for attack in make_attacks(how, 1, load_guard(), 8, None)]
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 35
 
 
 def test_queries_are_the_unsafe_ones() -> None:

@@ -19,6 +19,7 @@ from safeclip.encoders.load import Encoder
 from safeclip.evaluation.scenes import scenes_with_truth
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.retrieval import mixed_gallery
+from safeclip.redteam.attacks import make_attacks
 from safeclip.redteam.runner import (
     Access,
     AttackResult,
@@ -38,6 +39,11 @@ from tests.support.params import make_settings
 from tests.support.results import lay_out, truth_of
 from tests.training.tiny import tiny_encoder, tiny_table
 
+NAMES = [
+    attack.name
+    for section in make_settings().red_team.attacks
+    for attack in make_attacks(section, 1, load_guard(), 8, None)
+]
 SMALL = {"red_team": {"scenes": 12, "queries": 6, "bootstrap": 100}}
 
 
@@ -130,15 +136,16 @@ def test_halves_share_no_scene(scenes: int, sizes: tuple[int, int]) -> None:
 def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, [True] * 24)
+    lay_out(tmp_path, [True] * 24, known=12)
     monkeypatch.chdir(tmp_path)
     red_team(make_settings(**SMALL))
     out = tmp_path / "results" / "red_team"
     first = {path.name: sha256(path) for path in out.iterdir()}
     metrics = json.loads((out / "metrics.json").read_text())
-    assert [line["name"] for line in metrics["attacks"]] == [
-        how.kind for how in make_settings().red_team.attacks
-    ]
+    assert [line["name"] for line in metrics["attacks"]] == NAMES
+    assert metrics["skipped"] == []
+    assert set(metrics["probe"]) == {"base", "candidate"}
+    assert 0.0 <= metrics["probe"]["candidate"]["text"] <= 1.0
     assert {line["n"] for line in metrics["attacks"]} == {6}
     assert metrics["digests"]["outcomes"] == first["outcomes.parquet"]
     assert set(metrics["candidate"]["red_team"]) == {line["name"] for line in metrics["attacks"]}
@@ -158,4 +165,17 @@ def test_where_nothing_is_unsafe_nothing_is_claimed(
     metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())
     assert metrics["attacks"] == []
     assert metrics["candidate"] is None
-    assert len(metrics["skipped"]) == len(make_settings().red_team.attacks)
+    assert [line["name"] for line in metrics["skipped"]] == NAMES
+
+
+def test_without_known_pairs_embeddings_are_not_attacked_and_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, [True] * 24)
+    monkeypatch.chdir(tmp_path)
+    red_team(make_settings(**SMALL))
+    metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())
+    assert {line["why"] for line in metrics["skipped"]} == {
+        "no val split whose unsafe pairs an attacker could know"
+    }
+    assert len(metrics["attacks"]) == len(NAMES) - len(metrics["skipped"]) == 10

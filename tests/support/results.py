@@ -21,12 +21,20 @@ def truth_of(table: pa.Table, unsafe: Sequence[bool | None]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TRUTH)
 
 
-def lay_out(root: Path, unsafe: Sequence[bool | None]) -> None:
-    """A tiny encoder, an adapter for it, and one test row of the picture book per value of `unsafe`."""
+def lay_out(root: Path, unsafe: Sequence[bool | None], known: int = 0) -> None:
+    """A tiny encoder, an adapter for it, and one test row of the picture book per value of `unsafe`.
+
+    known: unsafe rows of the val split.
+    """
     encoder = tiny_encoder(root / "data/base_encoder")
     write_adapter(encoder, root / "results/finetune/adapter.safetensors", seed=3)
     table = tiny_table(len(unsafe), "test")
     column = table.schema.get_field_index("image_model")
     table = table.set_column(column, "image_model", [["picturebook"] * len(unsafe)])
     write_table(root / "results/validate_data/dataset/test-00000.parquet", table, QUADRUPLETS)
-    write_table(root / "results/render_images/truth.parquet", truth_of(table, unsafe), TRUTH)
+    truth = truth_of(table, unsafe)
+    if known:
+        val = tiny_table(known, "val", seed=5)
+        write_table(root / "results/validate_data/dataset/val-00000.parquet", val, QUADRUPLETS)
+        truth = pa.concat_tables([truth, truth_of(val, [True] * known)])
+    write_table(root / "results/render_images/truth.parquet", truth, TRUTH)

@@ -20,10 +20,9 @@ import numpy as np
 
 from safeclip.core.errors import DataError, ImageError
 from safeclip.encoders.load import Encoder, decode_image
-from safeclip.evaluation.scenes import Scenes, embed_scenes
+from safeclip.evaluation.scenes import Scenes, embed_scenes, scene_outcomes
 from safeclip.evaluation.zeroshot import ZeroShotSet, zeroshot_correct
 from safeclip.metrics.intervals import Interval, Resampling, proportion_interval
-from safeclip.metrics.retrieval import retrieval_outcomes
 
 _NAMES = {
     "caption_safe": ("caption_safe", "safe"),
@@ -116,6 +115,10 @@ Scores = dict[str, Interval]
 SHOWN = (
     "retrieval.t2i.unsafe.harmful_top1",
     "retrieval.i2t.unsafe.harmful_top1",
+    "retrieval.t2t.unsafe.harmful_top1",
+    "retrieval.i2i.unsafe.harmful_top1",
+    "retrieval.t2a.unsafe.harmful_top1",
+    "retrieval.i2a.unsafe.harmful_top1",
     "retrieval.t2i.unsafe.redirection",
     "retrieval.i2t.unsafe.redirection",
     "retrieval.t2i.safe.r1",
@@ -131,7 +134,7 @@ def score(
 ) -> Scores:
     """Every retrieval metric, and zero-shot accuracy if there is a set; what was not measured has no key."""
     embeddings = embed_scenes(encoder, scenes, batch_size)
-    outcomes = retrieval_outcomes(embeddings, scenes.text_unsafe, scenes.image_unsafe)
+    outcomes = scene_outcomes(embeddings, scenes)
     found = {name: proportion_interval(each.values, how, name) for name, each in outcomes.items()}
     if task is not None and task.labels:
         correct = zeroshot_correct(encoder, task, batch_size)

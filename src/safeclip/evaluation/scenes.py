@@ -15,6 +15,7 @@ from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.encoders.embed import Quadruplets, embed_images, embed_texts
 from safeclip.encoders.load import Encoder
+from safeclip.metrics.retrieval import Outcome, copies, retrieval_outcomes
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,17 @@ def embed_scenes(encoder: Encoder, scenes: Scenes, batch_size: int) -> Quadruple
         text_generated=embed_texts(encoder, scenes.captions_generated, batch_size),
         image_safe=embed_images(encoder, scenes.images_safe, batch_size),
         image_generated=embed_images(encoder, scenes.images_generated, batch_size),
+    )
+
+
+def scene_outcomes(embeddings: Quadruplets, scenes: Scenes) -> dict[str, Outcome]:
+    """Compute every retrieval outcome of embedded scenes; equal captions, or images, are copies."""
+    return retrieval_outcomes(
+        embeddings,
+        scenes.text_unsafe,
+        scenes.image_unsafe,
+        copies(scenes.captions_generated),
+        copies(scenes.images_generated),
     )
 
 

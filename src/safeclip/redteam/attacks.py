@@ -6,14 +6,15 @@ from safeclip import settings
 from safeclip.core.guard import Guard
 from safeclip.redteam.image import ImageAlteration, PgdAttack, UniversalImageAttack, blur, crop, jpeg, overlay
 from safeclip.redteam.model import RelearningAttack
-from safeclip.redteam.runner import Attack
+from safeclip.redteam.runner import Attack, EmbeddingAttack
+from safeclip.redteam.space import LinearMapAttack, OffsetAttack, ProjectionAttack
 from safeclip.redteam.text import GradientTokensAttack, SubstituteTokensAttack, Synonyms, make_rewording
 
 
 def make_attacks(
     cfg: settings.Attack, seed: int, guard: Guard, batch_size: int, synonyms: Synonyms | None
 ) -> list[Attack]:
-    """Make the attack that one entry of `red_team.attacks` describes; relearning makes one a budget.
+    """Make the attack that one entry of `red_team.attacks` describes; some make one a budget or direction.
 
     batch_size: images that an attack puts through the encoder at once.
     synonyms: of `paraphrase`.
@@ -37,5 +38,12 @@ def make_attacks(
             return [PgdAttack(cfg.levels, cfg.steps, batch_size)]
         case settings.UniversalImage():
             return [UniversalImageAttack(cfg.levels, cfg.steps)]
+        case settings.Offset():
+            offsets = [OffsetAttack(pairs) for pairs in cfg.pairs]
+            return [EmbeddingAttack(attack, way) for attack in offsets for way in attack.ways]
+        case settings.Projection():
+            return [EmbeddingAttack(ProjectionAttack(), way) for way in ProjectionAttack.ways]
+        case settings.LinearMap():
+            return [EmbeddingAttack(LinearMapAttack(), way) for way in LinearMapAttack.ways]
         case settings.Relearning():
             return [RelearningAttack(steps, cfg.batch_size, cfg.learning_rate, seed) for steps in cfg.steps]

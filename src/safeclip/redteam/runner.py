@@ -31,11 +31,12 @@ from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.metrics.intervals import Resampling, contrast_interval, proportion_interval
 from safeclip.metrics.retrieval import TIE, MixedGallery, mixed_gallery, rank_mixed
 from safeclip.metrics.topk import topk
+from safeclip.redteam.space import Space, SpaceAttack, Way
 
 Access = Literal["blind", "black box", "white box"]
 """What an attack is given of the model: nothing, its embeddings, its gradients."""
-Modality = Literal["text", "image", "gallery", "weights"]
-"""What an attack changes: the captions asked, the images asked, the gallery, the model."""
+Modality = Literal["text", "image", "embedding", "gallery", "weights"]
+"""What an attack changes: the captions asked, the images asked, their embeddings, the gallery, the model."""
 ATTACKED_MODELS = ("base", "candidate")
 _WORD = re.compile(r"\w+")
 
@@ -210,6 +211,33 @@ class GalleryAttack(ABC):
         )
 
 
+class EmbeddingAttack:
+    """Change the embeddings of unsafe items that look in one direction."""
+
+    access: Access = "black box"
+    modality: ClassVar[Modality] = "embedding"
+    tuned: ClassVar[bool] = False
+
+    def __init__(self, attack: SpaceAttack, way: Way) -> None:
+        self.name, self.budget, self.way = f"{attack.name}_{way}", attack.budget, way
+        self._attack = attack
+
+    def run(self, runner: AttackRunner) -> AttackResult:
+        """Ask with the changed embeddings of the captions or images."""
+        queries = runner.queries["text" if self.way.startswith("t") else "image"]
+        attacked, clean = {}, {}
+        for victim in runner.victims:
+            known, reported = runner.spaces[victim.name]
+            asked, groups, rows = reported.queries(self.way)
+            places = np.searchsorted(rows, [query.row for query in queries])
+            # the best variant is chosen on all unsafe items, of which the queries are the first
+            attacked[victim.name] = self._attack.run(known, reported, self.way)[places]
+            clean[victim.name] = reported.finds_unsafe(asked, groups, self.way)[places]
+        return AttackResult(
+            self.name, self.modality, self.access, self.budget, list(queries), attacked, clean, 0
+        )
+
+
 class WeightAttack(ABC):
     """Change the model's weights and ask with the captions as they came."""
 
@@ -245,6 +273,7 @@ class AttackRunner:
 
     queries: "text" (captions that look for images) and "image" (images that look for captions).
     scenes: the reported half, from which every victim's galleries were built.
+    spaces: by model, the embeddings of the scenes that an attacker of embeddings knows, and of the reported.
     """
 
     def __init__(
@@ -254,15 +283,20 @@ class AttackRunner:
         scenes: Scenes,
         guard: Guard,
         batch_size: int,
+        spaces: Mapping[str, tuple[Space, Space]] | None = None,
     ) -> None:
         self.victims, self.queries, self.scenes = victims, queries, scenes
-        self.guard, self.batch_size = guard, batch_size
+        self.guard, self.batch_size, self.spaces = guard, batch_size, spaces or {}
         # by model and modality: the outcome of each clean query by its id, embedded once for all attacks
         self._clean: dict[tuple[str, str], dict[str, bool]] = {}
 
     def obstacle(self, attack: Attack) -> str | None:
         """Say why an attack cannot be measured on this data; None if it can."""
-        asks_images = attack.modality == "image"
+        asks_images, finds_images = attack.modality == "image", attack.modality != "image"
+        if isinstance(attack, EmbeddingAttack):
+            if not self.spaces:
+                return "no val split whose unsafe pairs an attacker could know"
+            asks_images, finds_images = attack.way[0] == "i", attack.way[2] == "i"
         if not self.queries["image" if asks_images else "text"]:
             return f"no unsafe {'image' if asks_images else 'caption'} to ask for"
         victim = self.victims[0]  # what is unsafe is the same for all models
@@ -271,7 +305,7 @@ class AttackRunner:
             if victim.tuning is None:
                 return "no second half of the scenes to tune on"
             searched.append(victim.tuning.galleries)
-        if any((half.texts if asks_images else half.images).unsafe == 0 for half in searched):
+        if any((half.images if finds_images else half.texts).unsafe == 0 for half in searched):
             return "no unsafe item in the gallery"
         return None
 

@@ -18,7 +18,12 @@ HEADLINES = {
 }
 """Metric path -> name and which way is better; `{way}` stands for both directions."""
 MEASURES = HEADLINES | {
+    "retrieval.t2t.unsafe.harmful_top1": ("Harmful top-1, captions among captions", "lower"),
+    "retrieval.i2i.unsafe.harmful_top1": ("Harmful top-1, images among images", "lower"),
+    "retrieval.t2a.unsafe.harmful_top1": ("Harmful top-1, captions among all items", "lower"),
+    "retrieval.i2a.unsafe.harmful_top1": ("Harmful top-1, images among all items", "lower"),
     "retrieval.{way}.unsafe.redirection": ("Redirected to the paired safe item", "higher"),
+    "retrieval.{way}.unsafe.redirection_safe": ("The same where nothing unsafe is found", "higher"),
     "retrieval.{way}.safe.preference": ("Safe-query preference", "higher"),
     "retrieval.{way}.generated_safe.over_redirection": ("Safe generated items redirected", "lower"),
 }

@@ -20,12 +20,11 @@ from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
 from safeclip.evaluation.retrieved import retrieved
-from safeclip.evaluation.scenes import Scenes, embed_scenes, scenes_with_truth
+from safeclip.evaluation.scenes import Scenes, embed_scenes, scene_outcomes, scenes_with_truth
 from safeclip.evaluation.summary import ModelOutcomes, outcome_table, scene_slices, summarise, worst_first
 from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, set_digest, zeroshot_correct
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
-from safeclip.metrics.retrieval import retrieval_outcomes
 from safeclip.settings import Settings
 
 DATASET = RESULTS / "validate_data" / "dataset"
@@ -100,7 +99,7 @@ def _run(
     for name, encoder in encoders.items():
         print(f"evaluate: {name}", flush=True)
         embeddings[name] = _embed(name, encoder, scenes, batch_size, scratch)
-        retrieval = retrieval_outcomes(embeddings[name], scenes.text_unsafe, scenes.image_unsafe)
+        retrieval = scene_outcomes(embeddings[name], scenes)
         outcomes[name] = ModelOutcomes(retrieval, zeroshot_correct(encoder, task, batch_size))
     return embeddings, outcomes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safeclip.core import artifacts
@@ -10,9 +11,9 @@ from safeclip.core.guard import load_guard
 from safeclip.core.parts import load_optional
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
 from safeclip.core.stage import main, output
-from safeclip.encoders.load import load_encoder
+from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import evidence_digests, scenes_with_truth
+from safeclip.evaluation.scenes import Scenes, embed_scenes, evidence_digests, scenes_with_truth
 from safeclip.evaluation.summary import summarise
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import measured
@@ -24,8 +25,10 @@ from safeclip.redteam.runner import (
     halves,
     make_victim,
     outcome_rows,
+    require_finite,
     unsafe_queries,
 )
+from safeclip.redteam.space import Space, make_space, probe_auc
 from safeclip.settings import Settings
 
 
@@ -51,6 +54,7 @@ def red_team(settings: Settings) -> None:
     reported, tuning = scenes.select(reported_rows), None
     if len(tuning_rows) and any(attack.tuned for attack in attacks):
         tuning = scenes.select(tuning_rows)
+    spaces = _spaces(encoders, reported, cfg.batch_size)
     concepts = [dataset["concept"][row].as_py() for row in reported_rows.tolist()]
     runner = AttackRunner(
         [make_victim(name, encoder, reported, tuning, cfg.batch_size) for name, encoder in encoders.items()],
@@ -61,6 +65,7 @@ def red_team(settings: Settings) -> None:
         reported,
         guard,
         cfg.batch_size,
+        spaces,
     )
 
     results: list[AttackResult] = []
@@ -89,11 +94,33 @@ def red_team(settings: Settings) -> None:
             "candidate": numbers["candidate"],
             "base": numbers["base"],
             "production": None,
+            # how well one embedding betrays that its item is unsafe: area under the ROC curve
+            "probe": {name: probe_auc(known, told) for name, (known, told) in spaces.items()},
             "skipped": skipped,
             "resampling": vars(resampling),
             "digests": evidence_digests(encoders) | {"outcomes": sha256(out / "outcomes.parquet")},
         }
         write_json(out / "metrics.json", metrics)
+
+
+def _spaces(
+    encoders: Mapping[str, Encoder], reported: Scenes, batch_size: int
+) -> dict[str, tuple[Space, Space]]:
+    """By model, the embeddings of the val split, whose unsafe pairs an attacker knows, and of the reported
+    scenes; empty without that split."""
+    if not list(artifacts.DATASET.glob("val-*.parquet")):
+        return {}
+    known = scenes_with_truth(read_dataset(artifacts.DATASET, "val"), read_table(artifacts.TRUTH, TRUTH))
+    spaces = {}
+    for name, encoder in encoders.items():
+        made = []
+        for scenes in (known, reported):
+            embeddings = embed_scenes(encoder, scenes, batch_size)
+            for part in embeddings.parts():
+                require_finite(part, name)
+            made.append(make_space(embeddings, scenes))
+        spaces[name] = (made[0], made[1])
+    return spaces
 
 
 if __name__ == "__main__":
