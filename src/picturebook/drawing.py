@@ -49,7 +49,7 @@ _COPIES: dict[int, tuple[tuple[float, float, float], ...]] = {
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnImage:
     """A picture (PNG bytes) and the names of the glyphs that are in it, left to right."""
 
     png: bytes
@@ -67,12 +67,12 @@ class Placed:
     bottom: int
 
 
-def draw(caption: str, style: Style, seed: int, size: int = 64, omit_unsafe: bool = False) -> Drawing:
+def draw(caption: str, style: Style, seed: int, size: int = 64, omit_unsafe: bool = False) -> DrawnImage:
     """Draw a caption as a `size` x `size` RGB picture; see `paint` for the arguments and errors."""
     pixels, glyphs = paint(caption, style, seed, size, omit_unsafe)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return Drawing(buffer.getvalue(), glyphs)
+    return DrawnImage(buffer.getvalue(), glyphs)
 
 
 def paint(

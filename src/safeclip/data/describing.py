@@ -96,7 +96,7 @@ def _import_report(path: Path) -> dict[str, int] | None:
 
 
 @dataclass(frozen=True)
-class Change:
+class CaptionChanges:
     """Ids of rows that differ, sorted.
 
     `moved` changed their split, `reworded` their caption, `repainted` their image.
@@ -113,11 +113,11 @@ class Change:
         return {name: ids for name, ids in vars(self).items() if ids}
 
 
-def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> Change:
+def compare(before: Sequence[SafeCaption], now: Sequence[SafeCaption]) -> CaptionChanges:
     """Pair rows by id and list what differs."""
     old, new = ({row.id: row for row in rows} for rows in (before, now))
     both = sorted(set(old) & set(new))
-    return Change(
+    return CaptionChanges(
         added=sorted(set(new) - set(old)),
         removed=sorted(set(old) - set(new)),
         moved=[row for row in both if old[row].split != new[row].split],

@@ -55,7 +55,7 @@ class Figures(RootModel[dict[str, Figure]]):
 
 
 @dataclass(frozen=True)
-class Change:
+class FigureChange:
     """A figure at release and now; `at_least` is how much worse it surely is, in the direction of worse."""
 
     metric: str
@@ -70,8 +70,8 @@ class Reevaluation:
 
     version: str
     seed: int
-    changes: list[Change]
-    worse: list[Change]
+    changes: list[FigureChange]
+    worse: list[FigureChange]
 
     def lines(self) -> list[str]:
         """A line a figure, the worst change first."""
@@ -97,7 +97,7 @@ def reevaluate(
         for one in (_settings_seed(registry.root, release), seed)
     )
     changes = [
-        Change(metric, then.root[metric], figure, _surely_worse(metric, then.root[metric], figure))
+        FigureChange(metric, then.root[metric], figure, _surely_worse(metric, then.root[metric], figure))
         for metric, figure in sorted(now.root.items())
         if metric in then.root
     ]

@@ -40,7 +40,7 @@ def frontier(points: Sequence[Mapping[str, Any]], here: Point | None) -> Markup:
         return Markup("")
     x_ticks = ticks(min(0.0, *(x for x, _ in shown)), max(x for x, _ in shown), 4)
     y_ticks = ticks(0.0, max(y for _, y in shown), 4)
-    to = _Axes(x_ticks[0], x_ticks[-1], y_ticks[-1])
+    to = _ShareAxes(x_ticks[0], x_ticks[-1], y_ticks[-1])
     body = _grid(to, x_ticks, y_ticks)
     for index, line in enumerate(lines.values()):
         colour = f"c{index % _COLOURED + 1}"
@@ -59,7 +59,7 @@ def frontier(points: Sequence[Mapping[str, Any]], here: Point | None) -> Markup:
     )
 
 
-class _Axes:
+class _ShareAxes:
     """Pixels of the view box for shares."""
 
     def __init__(self, x_low: float, x_high: float, y_high: float) -> None:
@@ -86,7 +86,7 @@ def _lines(points: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
     return lines
 
 
-def _grid(to: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
+def _grid(to: _ShareAxes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     body = ""
     for y in y_ticks:
         body += (
@@ -101,7 +101,7 @@ def _grid(to: _Axes, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> str:
     return body + f'<text {place} text-anchor="middle">utility lost, against harm left (upwards)</text>'
 
 
-def _names(to: _Axes, lines: Mapping[str, Sequence[Point]], here: Point | None) -> str:
+def _names(to: _ShareAxes, lines: Mapping[str, Sequence[Point]], here: Point | None) -> str:
     """Each line's name at its end and this run's beside it, from top to bottom, never on top of another."""
     ends = [(name.replace("_", "-"), line[-1], 6, "") for name, line in lines.items()]
     ends += [("this run", here, 11, ' class="told"')] if here else []
@@ -112,7 +112,7 @@ def _names(to: _Axes, lines: Mapping[str, Sequence[Point]], here: Point | None) 
     return body
 
 
-def _here(to: _Axes, here: Point) -> str:
+def _here(to: _ShareAxes, here: Point) -> str:
     x, y = to.x(here[0]), to.y(here[1])
     return f'<path class="here" d="M{x:.1f},{y - 7:.1f} l7,7 l-7,7 l-7,-7 z"/>'
 
