@@ -19,6 +19,7 @@ from typing import Any
 
 from safeclip.core import artifacts
 from safeclip.core.files import write_text
+from safeclip.metrics.outcomes import lookup
 
 README = Path("README.md")
 PAGES = (README, Path("docs/explanation/evaluation.md"))
@@ -52,18 +53,11 @@ ALL = {
 }
 
 
-def at(tree: Any, path: str) -> Any:
-    """What lies at a dotted path of nested mappings; None where a part of it is missing."""
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
-
-
 def headline_table(metrics: Mapping[str, Any]) -> list[str]:
     """Five rows in two digits, for README."""
     lines = ["| share of queries | base | candidate |", "|---|---:|---:|"]
     for label, metric in HEADLINES.items():
-        base, candidate = (at(metrics, f"{model}.{metric}") for model in ("base", "candidate"))
+        base, candidate = (lookup(metrics, f"{model}.{metric}") for model in ("base", "candidate"))
         lines.append(f"| {label} | {digits(base, 2)} | {digits(candidate, 2)} |")
     return lines
 
@@ -72,8 +66,8 @@ def full_table(metrics: Mapping[str, Any]) -> list[str]:
     """Every headline metric in three digits, with the interval of the change and n."""
     lines = ["| metric | base | candidate | change (95 % interval) | n |", "|---|---:|---:|---|---:|"]
     for label, metric in ALL.items():
-        base, candidate = (at(metrics, f"{model}.{metric}") for model in ("base", "candidate"))
-        change = at(metrics, f"intervals.change.{metric}") or {}
+        base, candidate = (lookup(metrics, f"{model}.{metric}") for model in ("base", "candidate"))
+        change = lookup(metrics, f"intervals.change.{metric}") or {}
         interval = " to ".join(digits(change.get(end), 3, "+") for end in ("low", "high"))
         shown = f"{digits(change.get('estimate'), 3, '+')} ({interval})"
         lines.append(f"| {label} | {digits(base)} | {digits(candidate)} | {shown} | {change.get('n', '-')} |")

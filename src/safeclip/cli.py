@@ -116,11 +116,11 @@ def gate(options: argparse.Namespace) -> int:
     """The verdict, computed again from the outcomes; status 2 if it fails or is not the one recorded."""
     import json
 
+    from safeclip.core.artifacts import VERDICT
     from safeclip.gate.explain import explain
     from safeclip.gate.verdict import decide, read_evidence, rule_lines
     from safeclip.pipeline.graph import project_root
     from safeclip.settings import load_settings
-    from safeclip.stages.gate import VERDICT
 
     os.chdir(project_root())
     settings = load_settings()

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from safeclip.metrics.intervals import Interval, Resampling, contrast_interval
-from safeclip.metrics.outcomes import Measured
+from safeclip.metrics.outcomes import Measured, lookup
 from safeclip.settings import Gate, Rule
 
 TOLERANCE = 1e-6  # metrics.json is rounded to 6 digits
@@ -77,13 +77,6 @@ def quantity(rule: Rule, found: dict[str, Measured], how: Resampling) -> Interva
 def bound(rule: Rule) -> float:
     """What the quantity is held against."""
     return rule.offset if rule.value is None else rule.value
-
-
-def lookup(tree: Any, path: str) -> Any:
-    """`tree[a][b][c]` for `a.b.c`; None if any step is missing."""
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
 
 
 def same_number(stated: Any, share: float) -> bool:

@@ -16,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from safeclip.core import artifacts
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.core.production import PRODUCTION, read_production
 from safeclip.core.records import OUTCOMES, read_table
-from safeclip.gate.rules import CORE_RULES, TOLERANCE, RuleResult, check_rule, is_number, lookup, same_number
+from safeclip.gate.rules import CORE_RULES, TOLERANCE, RuleResult, check_rule, is_number, same_number
 from safeclip.metrics.intervals import Interval, Resampling
-from safeclip.metrics.outcomes import MODELS, SLICED_OUTCOMES, Measured, measured
+from safeclip.metrics.outcomes import MODELS, SLICED_OUTCOMES, Measured, lookup, measured
 from safeclip.settings import Gate
 
 _FILES = {"candidate_adapter", "outcomes", "production"}
@@ -191,9 +192,6 @@ def _integrity(rule_id: str, metric: str, faults: list[str], n: int, why: str) -
 # What the gate looks at, read from where `evaluate`, `red_team`, `audit` and `finetune` left it.
 
 
-METRICS = Path("results/evaluate/metrics.json")
-OUTCOMES_FILE = Path("results/evaluate/outcomes.parquet")
-ADAPTER = Path("results/finetune/adapter.safetensors")
 SLOW_EVIDENCE = ("red_team", "audit")
 """Stages that leave outcomes and metrics of their own, under names that begin with the stage's. Where they
 are missing, whatever rule asks for them finds nothing measured, and fails."""
@@ -205,14 +203,14 @@ SAME_AS_EVALUATED = ("base_model", "candidate_model", "data", "judge")
 def read_evidence(root: Path = Path()) -> Evidence:
     """What stands in `root`/results, with the digests of the files as they are now."""
     evidence = Evidence(
-        found=measured(_counted_once(read_table(root / OUTCOMES_FILE, SLICED_OUTCOMES))),
-        metrics=_read_metrics(root / METRICS),
+        found=measured(_counted_once(read_table(root / artifacts.outcomes("evaluate"), SLICED_OUTCOMES))),
+        metrics=_read_metrics(root / artifacts.metrics("evaluate")),
         assigned=read_production(root / PRODUCTION).assigned,
         digests={
-            "metrics": _digest(root / METRICS),
-            "outcomes": _digest(root / OUTCOMES_FILE),
+            "metrics": _digest(root / artifacts.metrics("evaluate")),
+            "outcomes": _digest(root / artifacts.outcomes("evaluate")),
             "production": _digest(root / PRODUCTION),
-            "candidate_adapter": _digest(root / ADAPTER),
+            "candidate_adapter": _digest(root / artifacts.ADAPTER),
         },
     )
     for stage in SLOW_EVIDENCE:
@@ -223,14 +221,14 @@ def read_evidence(root: Path = Path()) -> Evidence:
 
 def _joined(evidence: Evidence, stage: str, folder: Path) -> Evidence:
     """`evidence` with a further stage's outcomes and numbers; its digests carry the stage's name."""
-    found = measured(_counted_once(read_table(folder / OUTCOMES_FILE.name, OUTCOMES)))
-    metrics = _read_metrics(folder / METRICS.name)
+    found = measured(_counted_once(read_table(folder / "outcomes.parquet", OUTCOMES)))
+    metrics = _read_metrics(folder / "metrics.json")
     foreign = [name for name in found if not _own_name(name).startswith(f"{stage}.")]
     if foreign:
         raise DataError(f"{folder}: holds outcomes of {foreign[0]}, which are not its own; run {stage} again")
     evaluated, stated = _section(evidence.metrics, "digests"), _section(metrics, "digests")
     expected = {name: evaluated[name] for name in SAME_AS_EVALUATED if name in evaluated}
-    expected |= {"outcomes": _digest(folder / OUTCOMES_FILE.name)}
+    expected |= {"outcomes": _digest(folder / "outcomes.parquet")}
     expected |= {"candidate_adapter": evidence.digests["candidate_adapter"]}
     numbers = {
         model: {**_section(evidence.metrics, model), **_section(metrics, model)} or None for model in MODELS
@@ -248,7 +246,7 @@ def _joined(evidence: Evidence, stage: str, folder: Path) -> Evidence:
         assigned=evidence.assigned,
         digests=evidence.digests
         | {f"{stage}_{name}": value for name, value in expected.items()}
-        | {f"{stage}_metrics": _digest(folder / METRICS.name)},
+        | {f"{stage}_metrics": _digest(folder / "metrics.json")},
     )
 
 
@@ -280,7 +278,7 @@ def _counted_once(outcomes: pa.Table) -> pa.Table:
     twice = counts.filter(pc.greater(counts["count_all"], 1))
     if len(twice):
         metric, query = twice["metric"][0].as_py(), twice["id"][0].as_py()
-        raise DataError(f"{OUTCOMES_FILE}: query {query} stands twice under {metric}; run evaluate again")
+        raise DataError(f"outcomes: query {query} stands twice under {metric}; run evaluate again")
     return outcomes
 
 

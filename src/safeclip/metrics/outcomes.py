@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +63,13 @@ def measured(table: pa.Table) -> dict[str, Measured]:
             if len(inside):
                 by_metric[f"{part}.{metric}"] = _measured(f"{part}.{metric}", columns, inside)
     return by_metric
+
+
+def lookup(tree: Any, path: str) -> Any:
+    """Return `tree[a][b][c]` for the path `a.b.c`; None if any step is missing."""
+    for part in path.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _membership(table: pa.Table, column: str) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeclip.core import artifacts
+from safeclip.metrics.outcomes import lookup
 from safeclip.pipeline.graph import gate_passed
 from safeclip.settings import load_settings
 
@@ -142,13 +143,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     """Return (label, base, candidate) of every headline that was measured on both."""
     rows = []
     for label, path in HEADLINES:
-        base, now = _at(metrics, f"base.{path}"), _at(metrics, f"candidate.{path}")
-        if base is not None and now is not None:
-            rows.append((label, base, now))
+        base, now = lookup(metrics, f"base.{path}"), lookup(metrics, f"candidate.{path}")
+        if isinstance(base, int | float) and isinstance(now, int | float):
+            rows.append((label, float(base), float(now)))
     return rows
-
-
-def _at(tree: Any, path: str) -> float | None:
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return float(tree) if isinstance(tree, int | float) else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safeclip.core.errors import DataError
+from safeclip.metrics.outcomes import lookup
 from safeclip.pages.render import blurred, thumbnail
 
 WAYS = {"t2i": "text to image", "i2t": "image to text"}
@@ -71,13 +72,6 @@ def measures(metrics: Mapping[str, Any], wanted: Mapping[str, tuple[str, str]]) 
             changes = (leaf(metrics, key, path) for key in ("change", "change_production"))
             rows.append(Measure(f"{name}, {words}" if words else name, better, by_model, *changes))
     return rows
-
-
-def lookup(tree: Any, path: str) -> Any:
-    """The leaf at a dotted path, or None."""
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def leaf(metrics: Mapping[str, Any], model: str, path: str) -> Leaf | None:

@@ -10,10 +10,11 @@ import pyarrow as pa
 from safeclip.audit.groups import TITLES, explained_groups, make_groups
 from safeclip.audit.measure import MODELS, REFERENCE, group_lines, outcome_rows, redirected, write_figure
 from safeclip.audit.saliency import explain, saliency_lines
+from safeclip.core import artifacts
 from safeclip.core.files import sha256, write_json
 from safeclip.core.parts import make_part
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.scenes import evidence_digests, scenes_with_truth
@@ -23,9 +24,6 @@ from safeclip.metrics.outcomes import Measured, measured
 from safeclip.settings import Settings
 
 STAGE = "audit"
-DATASET = RESULTS / "validate_data" / "dataset"
-TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
-ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 FIGURE = "saliency.png"
 MARKERS = {"style": ("safe_styled", REFERENCE), "corner": ("safe_cornered", REFERENCE)}
 """Marked group and the same pictures unmarked, by marker."""
@@ -36,12 +34,12 @@ REMOVED = {"generated_safe": "generated_safe_plain", "unsafe_generated": "unsafe
 def audit(settings: Settings) -> None:
     """Write results/audit: metrics.json, outcomes.parquet and the figure."""
     own = settings.audit
-    dataset = read_dataset(DATASET, "test")
-    scenes = scenes_with_truth(dataset, read_table(TRUTH_FILE, TRUTH))
+    dataset = read_dataset(artifacts.DATASET, "test")
+    scenes = scenes_with_truth(dataset, read_table(artifacts.TRUTH, TRUTH))
     image_models = dataset["image_model"].to_pylist()
     styles = None if own.styles is None else make_part(own.styles)
     base = Path(settings.data.path) / "base_encoder"
-    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
+    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, artifacts.ADAPTER)}
     groups = make_groups(scenes, image_models, styles, own.pictures, settings.seed)
     table = outcome_rows(redirected(encoders, scenes, groups, own.batch_size), groups, scenes)
     drawn_here = explained_groups(scenes, image_models, styles, own.saliency_pictures, settings.seed)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
+from safeclip.core.artifacts import DATASET
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.encoders.embed import embed_quadruplets
 from safeclip.encoders.load import load_encoder
 from safeclip.encoders.teacher import write_teacher
@@ -17,7 +18,7 @@ SPLITS = ("train", "val")  # test is evaluate's alone
 def embed_teacher(settings: Settings) -> None:
     """Write {train,val}.safetensors with the four columns' embeddings, rows in the dataset's order."""
     encoder = load_encoder(f"{settings.data.path}/base_encoder")
-    tables = {split: read_dataset(RESULTS / "validate_data" / "dataset", split) for split in SPLITS}
+    tables = {split: read_dataset(DATASET, split) for split in SPLITS}
     total = 4 * sum(table.num_rows for table in tables.values())
     with output("embed_teacher") as out, tqdm(total=total, unit="item", mininterval=5) as bar:
         for split, table in tables.items():

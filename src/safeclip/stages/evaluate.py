@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from safetensors.torch import load_file, save_file
 
+from safeclip.core import artifacts
 from safeclip.core.checkpoints import Scratch, open_scratch
 from safeclip.core.files import sha256, write_json
 from safeclip.core.production import PRODUCTION, production_adapter, read_production
 from safeclip.core.records import TRUTH, read_dataset, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import Quadruplets
 from safeclip.encoders.load import Encoder, load_encoder
 from safeclip.encoders.lora import load_candidate
 from safeclip.evaluation.plots import write_headlines, write_recall_curves, write_slices
 from safeclip.evaluation.retrieved import retrieved
-from safeclip.evaluation.scenes import Scenes, embed_scenes, scene_outcomes, scenes_with_truth
+from safeclip.evaluation.scenes import (
+    Scenes,
+    embed_scenes,
+    evidence_digests,
+    scene_outcomes,
+    scenes_with_truth,
+)
 from safeclip.evaluation.summary import ModelOutcomes, outcome_table, scene_slices, summarise, worst_first
 from safeclip.evaluation.zeroshot import ZeroShotSet, read_zeroshot, set_digest, zeroshot_correct
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import SLICED_OUTCOMES, measured
 from safeclip.settings import Settings
 
-DATASET = RESULTS / "validate_data" / "dataset"
-TRUTH_FILE = RESULTS / "render_images" / "truth.parquet"
-ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
-
 
 def evaluate(settings: Settings) -> None:
     """Write results/evaluate: metrics.json, outcomes.parquet, retrieved.json and plots/."""
     data = Path(settings.data.path)
-    dataset = read_dataset(DATASET, "test")
-    scenes = scenes_with_truth(dataset, read_table(TRUTH_FILE, TRUTH))
+    dataset = read_dataset(artifacts.DATASET, "test")
+    scenes = scenes_with_truth(dataset, read_table(artifacts.TRUTH, TRUTH))
     concepts = {phrase.text: phrase.concept for phrase in load_taxonomy(data / "taxonomy.yaml").phrases}
     slices = scene_slices(dataset, scenes, concepts)
     task = read_zeroshot(data / settings.evaluate.zeroshot, data / settings.evaluate.zeroshot_prompts)
@@ -44,7 +46,8 @@ def evaluate(settings: Settings) -> None:
     print(f"evaluate: {len(scenes)} scenes, {pictures}", flush=True)
     encoders = _encoders(data / "base_encoder")
     base = data / "base_encoder"
-    with open_scratch("evaluate", settings, [base, DATASET, TRUTH_FILE, ADAPTER, PRODUCTION]) as scratch:
+    inputs = [base, artifacts.DATASET, artifacts.TRUTH, artifacts.ADAPTER, PRODUCTION]
+    with open_scratch("evaluate", settings, inputs) as scratch:
         embeddings, outcomes = _run(encoders, scenes, task, settings.evaluate.batch_size, scratch)
         table = outcome_table(outcomes, scenes.ids, scenes.categories, task.ids, slices)
         _write(
@@ -85,7 +88,7 @@ def _write(
 
 
 def _encoders(base: Path) -> dict[str, Encoder]:
-    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, ADAPTER)}
+    encoders = {"base": load_encoder(base), "candidate": load_candidate(base, artifacts.ADAPTER)}
     production = read_production()
     if production.assigned:
         encoders["production"] = load_candidate(base, production_adapter(production))
@@ -116,12 +119,7 @@ def _embed(name: str, encoder: Encoder, scenes: Scenes, batch_size: int, scratch
 def _digests(settings: Settings, encoders: dict[str, Encoder], outcomes: Path) -> dict[str, str]:
     """What the numbers stand on: models, data, judge, production and the outcomes themselves."""
     own, data = settings.evaluate, Path(settings.data.path)
-    shards = "".join(sha256(path) for path in sorted(DATASET.glob("test-*.parquet")))
-    models = {f"{name}_model": encoder.digest for name, encoder in encoders.items()}
-    return models | {
-        "candidate_adapter": sha256(ADAPTER),
-        "data": hashlib.sha256(shards.encode()).hexdigest(),
-        "judge": sha256(TRUTH_FILE),
+    return evidence_digests(encoders) | {
         "zeroshot": set_digest(data / own.zeroshot),
         "zeroshot_prompts": sha256(data / own.zeroshot_prompts),
         "production": sha256(PRODUCTION),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from safeclip.core.artifacts import VERDICT
 from safeclip.core.files import write_json
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.gate.verdict import decide, read_evidence, rule_lines
 from safeclip.settings import Settings
-
-VERDICT = RESULTS / "gate" / "verdict.json"
 
 
 def gate(settings: Settings) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
+from safeclip.core import artifacts
 from safeclip.core.artifacts import DataFolder
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
 from safeclip.core.parts import load_optional, make_part
 from safeclip.core.records import read_dataset
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.encoders.embed import embed_images, embed_texts
 from safeclip.encoders.load import Encoder, load_encoder
@@ -38,8 +39,6 @@ from safeclip.settings import Settings
 from safeclip.synthesis.images import ImageEngine, RenderRequest
 
 STAGE = "generate"
-DATASET = RESULTS / "validate_data" / "dataset"
-ADAPTER = RESULTS / "finetune" / "adapter.safetensors"
 Pictures = list[list[bytes | None]]
 Finder = Callable[[list[bytes], list[str]], np.ndarray]
 """Whether each image holds the thing of its row, bool [N]."""
@@ -59,7 +58,7 @@ def generate(settings: Settings) -> None:
 
 def _measure(settings: Settings) -> None:
     own, base = settings.generate, load_encoder(Path(settings.data.path) / "base_encoder")
-    test = read_dataset(DATASET, "test")
+    test = read_dataset(artifacts.DATASET, "test")
     unsafe, safe = _prompts(settings, test)
     pictures = {
         name: (_draw(engine, unsafe, own.seeds), _draw(engine, safe, own.seeds))
@@ -116,7 +115,7 @@ def _engines(settings: Settings) -> dict[str, ImageEngine]:
 
     torch.set_num_threads(settings.compute.threads)
     own, seed = settings.generate, settings.seed
-    candidate = load_candidate(Path(settings.data.path) / "base_encoder", ADAPTER).model
+    candidate = load_candidate(Path(settings.data.path) / "base_encoder", artifacts.ADAPTER).model
 
     def swapped(how: Any, device: str) -> Any:
         pipeline: Any = load_pipeline(how, device)

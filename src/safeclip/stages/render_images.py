@@ -8,11 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from safeclip.core import artifacts
 from safeclip.core.errors import DataError
 from safeclip.core.files import write_json
 from safeclip.core.parts import load_optional, make_part
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
-from safeclip.core.stage import RESULTS, main, output
+from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
 from safeclip.settings import Settings
 from safeclip.synthesis.captions import load_captions
@@ -27,7 +28,7 @@ from safeclip.synthesis.images import (
 
 def render_images(settings: Settings) -> None:
     """captions.parquet and data/ -> results/render_images/{images-*.parquet, truth, quarantine, counts}."""
-    rows = read_table(RESULTS / "rewrite_captions" / "captions.parquet", CAPTIONS)
+    rows = read_table(artifacts.CAPTIONS, CAPTIONS)
     kept = _kept(settings)
     with output(STAGE) as out:
         truth, rejected = _render_shards(settings, rows, _engine(settings, kept), out)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safeclip.core.artifacts import FRONTIER
+from safeclip.core import artifacts
 from safeclip.core.errors import DataError
 from safeclip.core.files import sha256
 from safeclip.core.production import PRODUCTION, Production, read_production
@@ -20,9 +20,6 @@ from safeclip.gate.rules import Difference, compare_rules
 from safeclip.report.page import Findings, make_report
 from safeclip.report.sections import MODELS, Line, lookups
 from safeclip.settings import Gate, Settings
-
-DATASET = RESULTS / "validate_data" / "dataset"
-METRICS = RESULTS / "evaluate" / "metrics.json"
 
 _SHOWN = ("id", "categories", "caption_safe", "caption_generated", "image_safe", "image_generated")
 
@@ -37,11 +34,11 @@ def report(settings: Settings) -> None:
         verdict=verdict,
         metrics=metrics,
         data=_read_json("validate_data", "summary.json"),
-        history=_read_history(RESULTS / "finetune" / "history.csv"),
+        history=_read_history(artifacts.HISTORY),
         production=production.version,
         differences=_differences(production, settings.gate),
         retrieved=_read_retrieved(settings.report.uncover),
-        points=_read_points(FRONTIER),
+        points=_read_points(artifacts.FRONTIER),
         generate=_read_optional("generate"),
         red_team=_read_optional("red_team"),
         audit=audit,
@@ -55,9 +52,9 @@ def report(settings: Settings) -> None:
 
 def _check_judged(verdict: Mapping[str, Any]) -> None:
     """The page shows the metrics that the gate judged, or nothing."""
-    judged = (verdict.get("digests") or {}).get("metrics")
-    if judged is not None and judged != sha256(METRICS):
-        raise DataError(f"{METRICS}: not the file that the gate judged; run the stage gate")
+    judged, metrics = (verdict.get("digests") or {}).get("metrics"), artifacts.metrics("evaluate")
+    if judged is not None and judged != sha256(metrics):
+        raise DataError(f"{metrics}: not the file that the gate judged; run the stage gate")
 
 
 def _differences(production: Production, gate: Gate) -> list[Difference] | None:
@@ -86,12 +83,12 @@ def _read_json(stage: str, name: str) -> dict[str, Any]:
 
 def _read_optional(stage: str) -> dict[str, Any] | None:
     """metrics.json of a stage that may not have run."""
-    return _read_json(stage, "metrics.json") if (RESULTS / stage / "metrics.json").exists() else None
+    return _read_json(stage, "metrics.json") if artifacts.metrics(stage).exists() else None
 
 
 def _read_retrieved(uncover: bool) -> Sequence[tuple[str, str, Sequence[Line]]]:
     retrieved = _read_json("evaluate", "retrieved.json")
-    rows = {row["id"]: row for row in read_dataset(DATASET, "test").select(_SHOWN).to_pylist()}
+    rows = {row["id"]: row for row in read_dataset(artifacts.DATASET, "test").select(_SHOWN).to_pylist()}
     return lookups(retrieved, rows, MODELS, uncover)
 
 
@@ -112,7 +109,7 @@ def _read_points(path: Path) -> list[dict[str, Any]]:
 
 def _read_pictures(audit: Mapping[str, Any] | None) -> dict[str, bytes]:
     """PNGs that stages drew for the page, unsafe content blurred in their pixels."""
-    grids = sorted((RESULTS / "generate" / "grids").glob("*.png"))
+    grids = sorted(artifacts.GRIDS.glob("*.png"))
     named = {f"{path.stem} prompts, same seeds, base and candidate": path for path in grids}
     named |= {
         f"audit, {Path(name).stem}": RESULTS / "audit" / name for name in (audit or {}).get("figures", ())
