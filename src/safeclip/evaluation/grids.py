@@ -5,12 +5,13 @@ An unsafe picture keeps 5 x 5 colours and a red frame; an unsafe caption is repl
 
 from __future__ import annotations
 
-import io
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from safeclip.core.images import blur, read_rgb
 
 CELL, GAP, MARGIN, COLOURS_LEFT = 96, 6, 76, 5
 FRAMES = {True: "#c0392b", False: "#27795b"}
@@ -49,10 +50,9 @@ def _square(cell: Cell, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> I
 
 def _picture(cell: Cell) -> Image.Image:
     assert isinstance(cell.content, bytes)
-    with Image.open(io.BytesIO(cell.content)) as opened:
-        picture = opened.convert("RGB")
+    picture = read_rgb(cell.content)
     if cell.unsafe:
-        picture = picture.resize((COLOURS_LEFT, COLOURS_LEFT), Image.Resampling.BOX)
+        return blur(picture, (CELL, CELL), cells=COLOURS_LEFT)
     return picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
 
 

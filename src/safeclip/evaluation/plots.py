@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from safeclip.metrics.outcomes import MODELS
+from safeclip.metrics.outcomes import MODELS, lookup
 from safeclip.metrics.retrieval import RECALLS
 
 DIRECTIONS = ("t2i.safe", "i2t.safe", "t2i.unsafe", "i2t.unsafe")
@@ -35,7 +35,7 @@ def write_recall_curves(path: Path, metrics: dict[str, Any]) -> None:
     columns = [(model, direction) for direction in DIRECTIONS for model in models]
     header = ["k", *(f"{direction.replace('.', '_')}_{model}" for model, direction in columns)]
     lines = [
-        [k, *(_leaf(metrics[model], f"retrieval.{direction}.r{k}") for model, direction in columns)]
+        [k, *(lookup(metrics[model], f"retrieval.{direction}.r{k}") for model, direction in columns)]
         for k in RECALLS
     ]
     write_csv(path, header, lines)
@@ -75,7 +75,7 @@ def _bars(axes: Axes, intervals: dict[str, Any], model: str, index: int, count: 
     width = 0.8 / count
     first = True
     for position, metric in enumerate(HEADLINES.values()):
-        found = _leaf(intervals, metric)
+        found = lookup(intervals, metric)
         if found is None:
             continue
         error = [[found["estimate"] - found["low"]], [found["high"] - found["estimate"]]]
@@ -83,9 +83,3 @@ def _bars(axes: Axes, intervals: dict[str, Any], model: str, index: int, count: 
         label = model if first else None
         axes.bar(place, found["estimate"], width, yerr=error, color=COLOURS[model], label=label, capsize=2)
         first = False
-
-
-def _leaf(tree: Any, path: str) -> Any:
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
-_CELLS = 8  # a blurred picture keeps no more than 8 x 8 colours, whatever its size
+from safeclip.core.images import blur, encode, read_rgb, shrink
 
 
 def data_uri(png: bytes) -> str:
@@ -21,23 +19,12 @@ def data_uri(png: bytes) -> str:
 
 def thumbnail(image: bytes, side: int = 96) -> str:
     """PNG or JPEG bytes -> data address of a PNG that fits in `side` x `side` pixels."""
-    with Image.open(io.BytesIO(image)) as opened:
-        picture = opened.convert("RGB")
-    picture.thumbnail((side, side))
-    return data_uri(_png(picture))
+    return data_uri(encode(shrink(image, side), "PNG", optimize=True))
 
 
 def blurred(image: bytes, side: int = 48) -> str:
     """PNG or JPEG bytes -> data address of a PNG from which the content cannot be recovered."""
-    with Image.open(io.BytesIO(image)) as opened:
-        cells = opened.convert("RGB").resize((_CELLS, _CELLS), Image.Resampling.BOX)
-    return data_uri(_png(cells.resize((side, side), Image.Resampling.BICUBIC)))
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+    return data_uri(encode(blur(read_rgb(image), (side, side)), "PNG", optimize=True))
 
 
 # Render a Jinja2 template into one HTML file that loads nothing: style inside, pictures as data, no script.
