@@ -122,6 +122,16 @@ def test_a_part_that_cannot_be_used_is_one_line(project: Path, changes: dict, fa
     assert not (project / "results/render_images").exists()
 
 
+def broken(size: int, *, seed: int, **options: Any) -> None:
+    """A part whose fault is its own."""
+    len(None)  # type: ignore[arg-type]
+
+
+def test_an_error_inside_a_part_is_not_taken_for_wrong_options(project: Path) -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        render_images(worldless(engine=f"{__name__}:broken"))
+
+
 def test_safeclip_imports_nothing_of_the_picture_book() -> None:
     for path in (PROJECT / "src/safeclip").rglob("*.py"):
         lines = path.read_text().splitlines()

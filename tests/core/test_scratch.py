@@ -62,6 +62,15 @@ def test_a_run_of_anything_else_finds_nothing_and_removes_the_stale_state(
     assert capsys.readouterr().out == f"stage: {kept} is of other inputs or settings; removed\n"
 
 
+def test_a_file_that_lies_beside_is_removed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = killed(make_settings())
+    (kept.parent / "plan").write_text("of an older version")
+    with open_scratch("stage", make_settings(), [Path("inputs")]) as scratch:
+        assert scratch.has("piece")
+    assert not (kept.parent / "plan").exists()
+    assert "plan is of other inputs or settings; removed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("damage", ["cut", "edited", "gone", "record"])
 def test_a_damaged_piece_is_thrown_away_with_a_line(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = killed(make_settings()) / "piece.txt"

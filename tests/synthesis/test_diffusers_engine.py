@@ -78,7 +78,7 @@ def test_scheduler_steps_and_type_are_the_ones_asked_for(folder: Path) -> None:
 def test_finished_micro_batches_are_taken_up_again(
     folder: Path, tmp_path: Path, pictures: list[Rendered]
 ) -> None:
-    kept = KeptPictures(tmp_path, "digest")
+    kept = KeptPictures(tmp_path / "kept", "digest")
     dying = engine(folder, kept)
     calls = _count_calls(dying, fail_after=2)
     with pytest.raises(KeyboardInterrupt):
@@ -90,6 +90,16 @@ def test_finished_micro_batches_are_taken_up_again(
     assert len(calls) == 1  # the third micro-batch alone
     next(tmp_path.rglob("*.parquet")).write_bytes(b"cut short")
     assert list(resumed.render(REQUESTS)) == pictures
+    KeptPictures(tmp_path / "kept", "other settings")
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_kept_pictures_go_when_the_stage_ends_well(
+    folder: Path, tmp_path: Path, pictures: list[Rendered]
+) -> None:
+    kept = KeptPictures(tmp_path / "kept", "digest")
+    assert list(engine(folder, kept).render(REQUESTS)) == pictures
+    assert list(tmp_path.rglob("*.parquet"))
     kept.remove()
     assert not list(tmp_path.rglob("*.parquet"))
 

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from safeclip.core.artifacts import WORK
-from safeclip.core.files import digest_of, replacing, sha256, tree_digest, write_text
+from safeclip.core.files import digest_of, remove, replacing, sha256, tree_digest, write_text
 from safeclip.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def remove_stale(stage: str, folder: Path) -> None:
     for other in sorted(folder.parent.glob("*")):
         if other != folder:
             print(f"{stage}: {other} is of other inputs or settings; removed", flush=True)
-            shutil.rmtree(other)
+            remove(other)
 
 
 def _versions() -> str:

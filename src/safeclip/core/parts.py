@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +39,8 @@ def make_part(path: str, *arguments: Any, **options: Any) -> Any:
     """
     part = load_part(path)
     try:
-        return part(*arguments, **options)
+        # apart from the call, so that an error inside the part is not taken for wrong options
+        inspect.signature(part).bind(*arguments, **options)
     except TypeError as error:
-        raise SettingsError(f"{path}: {error}; correct its options") from error
+        raise SettingsError(f"{path}: {error}; correct its options") from None
+    return part(*arguments, **options)

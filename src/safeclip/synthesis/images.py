@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safeclip.core.checkpoints import Scratch
+from safeclip.core.checkpoints import Scratch, remove_stale
 from safeclip.core.errors import DataError
 from safeclip.synthesis.captions import SafeCaption
 
@@ -91,6 +91,8 @@ class KeptPictures:
 
     def __init__(self, root: Path, digest: str) -> None:
         self._store = Scratch(STAGE, root / digest[:16])
+        # unsafe pictures of other settings do not lie about
+        remove_stale(STAGE, self._store.folder)
 
     def read(self, batch: Sequence[RenderRequest]) -> list[Rendered] | None:
         """The pictures of a micro-batch in its order; None if they are not there, or damaged."""
