@@ -30,7 +30,7 @@ def released(tmp_path: Path, prefect_server: PrefectServer, webhook: Webhook) ->
         registry={"webhook": webhook.url},
         evaluate={"bootstrap": 100},
         reevaluate={"scenes": 20},
-        red_team={"attacks": [{"kind": "jpeg"}, {"kind": "leetspeak"}]},
+        red_team={"attacks": [{"kind": "jpeg", "quality": 25}, {"kind": "leetspeak"}]},
     )
     sign(project.registry, ask(project.registry), project.key("alice"), "good numbers")
     deploy(project, prefect_server)
