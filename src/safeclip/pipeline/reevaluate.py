@@ -20,7 +20,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
+from safeclip.core.artifacts import PRODUCTION
 from safeclip.core.errors import PipelineError, RegistryError
+from safeclip.core.files import write_text
 from safeclip.core.parts import make_part
 from safeclip.core.records import OUTCOMES, read_table
 from safeclip.metrics.intervals import Resampling
@@ -133,7 +135,7 @@ def _lay_out(registry: ReleaseRegistry, release: Release, seed: int, folder: Pat
     params.write_text(_params(registry.root, release), encoding="utf-8")
     source = (registry.root / data).resolve()
     override_values(params, {"seed": seed, "data": {"path": str(source)}})
-    (folder / "release/production.json").write_text(NOT_ASSIGNED, encoding="utf-8")
+    write_text(folder / PRODUCTION, NOT_ASSIGNED)
     digest = release.digests["adapter"]
     for name in ("finetune", "validate_data/dataset", "render_images"):
         (folder / "results" / name).mkdir(parents=True)
