@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_params_yaml_is_valid() -> None:
-    load_settings(ROOT / "params.yaml")
+    assert load_settings(ROOT / "params.yaml") == make_settings()
 
 
 def test_the_committed_schema_is_the_models_and_params_yaml_names_it() -> None:
