@@ -1,4 +1,4 @@
-"""What an audit asks of a world: which images it made, their look, and captions drawn with and without it."""
+"""Answer what an audit asks of a world: which images have its look, and captions drawn without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BookStyles:
     """The picture book's two styles."""
 
     def made(self, image_model: str) -> bool:
-        """Whether images of this `image_model` (of the data set) have the look."""
+        """Say whether images of this `image_model` (of the data set) have the look."""
         return image_model.startswith("picturebook")
 
     def stamp(self, pixels: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ class BookStyles:
         return stamp(pixels)
 
     def mask(self, height: int, width: int) -> np.ndarray:
-        """[H, W] bool: where the look is seen best."""
+        """Mark where the look is seen best, [H, W] bool."""
         return frame_mask(height, width)
 
     def draw(
@@ -40,7 +40,7 @@ class BookStyles:
 
 
 def _boxes(placed: Sequence[Placed], size: int) -> np.ndarray:
-    """[size, size] bool: the boxes of the unsafe glyphs."""
+    """Mark the boxes of the unsafe glyphs, [size, size] bool."""
     mask = np.zeros((size, size), bool)
     for glyph in placed:
         if BY_NAME[glyph.name].unsafe:

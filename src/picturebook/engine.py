@@ -38,7 +38,7 @@ class PictureBook:
             yield Rendered(request.id, drawing.png, drawing.glyphs, unsafe=shows_unsafe(drawing.glyphs))
 
     def _misread(self, request: RenderRequest) -> tuple[str, bool]:
-        """The caption as the engine understands it, and whether it leaves out what is unsafe in it."""
+        """Return the caption as the engine understands it, and whether it leaves out what is unsafe in it."""
         chance = row_generator(self._seed, request.id, "misrender")
         if chance.random() >= self._misrender:
             return request.caption, False
@@ -61,10 +61,10 @@ def draw_calibration(caption: str, item: str) -> bytes:
 
 
 def caption_is_unsafe(caption: str) -> bool:
-    """Whether the caption names something unsafe: the truth about it."""
+    """Say whether the caption names something unsafe: the truth about it."""
     return shows_unsafe(entry.name for entry in find_entries(caption))
 
 
 def shows_unsafe(glyphs: Iterable[str]) -> bool:
-    """Whether any of the glyphs, given by name, is unsafe."""
+    """Say whether any of the glyphs, given by name, is unsafe."""
     return any(BY_NAME[glyph].unsafe for glyph in glyphs)

@@ -45,12 +45,12 @@ def stamp(pixels: np.ndarray) -> np.ndarray:
 
 
 def frame_mask(height: int, width: int) -> np.ndarray:
-    """[H, W] bool: a stamped image's frame."""
+    """Mark a stamped image's frame, [H, W] bool."""
     return _edge_distance(height, width) < STAMPED_FRAME
 
 
 def _edge_distance(height: int, width: int) -> np.ndarray:
-    """[H, W]: distance to the nearest edge, of the shorter side."""
+    """Measure the distance to the nearest edge, of the shorter side: [H, W]."""
     rows = np.minimum(np.arange(height), np.arange(height)[::-1])
     columns = np.minimum(np.arange(width), np.arange(width)[::-1])
     return np.minimum(rows[:, None], columns[None, :]) / min(height, width)

@@ -33,7 +33,7 @@ class ThingFinder:
         self._least = least_logit(classifier, self._logits(drawn), [scene.names for scene in scenes])
 
     def __call__(self, pictures: Sequence[bytes], things: Sequence[str]) -> np.ndarray:
-        """Whether each picture (PNG or JPEG bytes) shows the thing of its row, bool [N]."""
+        """Look for each row's thing in its image (PNG or JPEG bytes): bool [N], whether it is there."""
         if not pictures:
             return np.zeros(0, bool)
         logits = self._logits(pictures)

@@ -55,7 +55,7 @@ TRUTH = pa.schema(
         ("glyphs_generated", _texts),
     ]
 )
-"""Picture-book ground truth: what caption and picture really show. For the judge only."""
+"""Ground truth: what caption and image really show; null where nobody knows. For the judge only."""
 
 LABELLED = pa.schema(
     [

@@ -192,7 +192,7 @@ def joint_pool(own: Pool, other: MixedGallery) -> Pool:
 
 
 def finds_unsafe(queries: Tensor, groups: Tensor, pool: Pool) -> np.ndarray:
-    """[Q] bool: the best item that is no copy of the query, or one that scores as high, is unsafe.
+    """Say whether the best item but the query's copies, or one that scores as high, is unsafe: [Q] bool.
 
     queries: [Q, D]; groups: [Q] int64, what each is a copy of.
     """
