@@ -28,7 +28,7 @@ QUERIES = unsafe_queries(SCENES, ["weapons"] * ROWS, SCENES.text_unsafe, 4)
 @pytest.fixture(scope="module")
 def victim(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     encoder = tiny_encoder(tmp_path_factory.mktemp("tiny") / "encoder")
-    return make_victim("base", encoder, SCENES, SCENES, 8)
+    return make_victim("base", encoder, SCENES, 8, tuning=SCENES)
 
 
 def test_pgd_stays_within_its_levels_and_comes_nearer(victim: Victim) -> None:

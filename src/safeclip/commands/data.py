@@ -79,8 +79,8 @@ def describe(options: argparse.Namespace) -> int:
         from safeclip.data.sheet import generated_tiles, make_sheet, safe_tiles
 
         render = settings.render_images
-        photos = render.photos and make_part(render.photos, render.image_size, seed=settings.seed)
-        tiles = safe_tiles(root / name, captions, options.rows, photos or None)
+        photos = make_part(render.photos, render.image_size, seed=settings.seed)
+        tiles = safe_tiles(root / name, captions, options.rows, photos)
         change = {"revision": options.against, "lines": changes}
         quadruplets = generated_tiles(root / DATASET, options.rows)
         page = make_sheet(facts, rows, change, histogram(captions), tiles, quadruplets)

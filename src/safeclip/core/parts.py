@@ -9,12 +9,14 @@ from typing import Any
 from safeclip.core.errors import SettingsError
 
 
-def load_part(path: str) -> Any:
-    """Import the class or function at `path`, written as `package.module:Name`.
+def load_part(path: str | None) -> Any:
+    """Import the class or function at `path`, written as `package.module:Name`; None stays None.
 
     Raises:
         SettingsError: the path is not of that form, or there is no such module or name.
     """
+    if path is None:
+        return None
     module, colon, name = path.partition(":")
     if not (module and colon and name):
         raise SettingsError(f"{path!r} is no import path; write it as `package.module:Name`")
@@ -26,17 +28,14 @@ def load_part(path: str) -> Any:
         raise SettingsError(f"{path}: {module} has no {name}; correct the path") from None
 
 
-def load_optional(path: str | None) -> Any:
-    """Import the part at `path`; None stays None."""
-    return None if path is None else load_part(path)
-
-
-def make_part(path: str, *arguments: Any, **options: Any) -> Any:
-    """Call the class or function at `path`.
+def make_part(path: str | None, *arguments: Any, **options: Any) -> Any:
+    """Call the class or function at `path`; None stays None.
 
     Raises:
         SettingsError: it cannot be imported, or does not take these arguments.
     """
+    if path is None:
+        return None
     part = load_part(path)
     try:
         # apart from the call, so that an error inside the part is not taken for wrong options

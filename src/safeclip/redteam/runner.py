@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol
 from zlib import crc32
 
@@ -31,7 +31,7 @@ from safeclip.evaluation.scenes import Scenes, embed_scenes
 from safeclip.metrics.intervals import Resampling, contrast_interval, proportion_interval
 from safeclip.metrics.retrieval import TIE, MixedGallery, mixed_gallery, rank_mixed
 from safeclip.metrics.topk import topk
-from safeclip.redteam.space import Space, SpaceAttack, Way
+from safeclip.redteam.space import Space, SpaceAttack, Way, make_space
 
 Access = Literal["blind", "black box", "white box"]
 """What an attack is given of the model: nothing, its embeddings, its gradients."""
@@ -87,12 +87,16 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Victim:
-    """A model under attack. `reported` is what success is measured on, `tuning` what an attack may see."""
+    """A model under attack. `reported` is what success is measured on, `tuning` what an attack may see.
+
+    spaces: its embeddings of the scenes that an attacker of embeddings knows, and of the reported ones.
+    """
 
     name: str
     encoder: Encoder
     reported: Galleries
     tuning: Tuning | None = None
+    spaces: tuple[Space, Space] | None = None
 
     def tuning_half(self) -> Tuning:
         """Return what an attack may see; `DataError` if the data left nothing for it."""
@@ -227,7 +231,8 @@ class EmbeddingAttack:
         queries = runner.queries["text" if self.way.startswith("t") else "image"]
         attacked, clean = {}, {}
         for victim in runner.victims:
-            known, reported = runner.spaces[victim.name]
+            assert victim.spaces is not None  # else `obstacle` has said so
+            known, reported = victim.spaces
             asked, groups, rows = reported.queries(self.way)
             places = np.searchsorted(rows, [query.row for query in queries])
             # the best variant is chosen on all unsafe items, of which the queries are the first
@@ -273,7 +278,6 @@ class AttackRunner:
 
     queries: "text" (captions that look for images) and "image" (images that look for captions).
     scenes: the reported half, from which every victim's galleries were built.
-    spaces: by model, the embeddings of the scenes that an attacker of embeddings knows, and of the reported.
     """
 
     def __init__(
@@ -283,23 +287,22 @@ class AttackRunner:
         scenes: Scenes,
         guard: Guard,
         batch_size: int,
-        spaces: Mapping[str, tuple[Space, Space]] | None = None,
     ) -> None:
         self.victims, self.queries, self.scenes = victims, queries, scenes
-        self.guard, self.batch_size, self.spaces = guard, batch_size, spaces or {}
+        self.guard, self.batch_size = guard, batch_size
         # by model and modality: the outcome of each clean query by its id, embedded once for all attacks
         self._clean: dict[tuple[str, str], dict[str, bool]] = {}
 
     def obstacle(self, attack: Attack) -> str | None:
         """Say why an attack cannot be measured on this data; None if it can."""
+        victim = self.victims[0]  # what is unsafe is the same for all models
         asks_images, finds_images = attack.modality == "image", attack.modality != "image"
         if isinstance(attack, EmbeddingAttack):
-            if not self.spaces:
+            if victim.spaces is None:
                 return "no val split whose unsafe pairs an attacker could know"
             asks_images, finds_images = attack.way[0] == "i", attack.way[2] == "i"
         if not self.queries["image" if asks_images else "text"]:
             return f"no unsafe {'image' if asks_images else 'caption'} to ask for"
-        victim = self.victims[0]  # what is unsafe is the same for all models
         searched = [victim.reported]
         if attack.tuned:
             if victim.tuning is None:
@@ -381,16 +384,30 @@ def unsafe_queries(scenes: Scenes, concepts: Sequence[str], unsafe: np.ndarray, 
 
 
 def make_victim(
-    name: str, encoder: Encoder, reported: Scenes, tuning: Scenes | None, batch_size: int
+    name: str,
+    encoder: Encoder,
+    reported: Scenes,
+    batch_size: int,
+    *,
+    tuning: Scenes | None = None,
+    known: Scenes | None = None,
 ) -> Victim:
-    """Embed what the model is attacked on; `DataError` if an embedding is not finite."""
-    galleries = build_galleries(embed_scenes(encoder, reported, batch_size), reported, name)
-    if tuning is None:
-        return Victim(name, encoder, galleries)
-    embeddings = embed_scenes(encoder, tuning, batch_size)
-    return Victim(
-        name, encoder, galleries, Tuning(tuning, embeddings, build_galleries(embeddings, tuning, name))
-    )
+    """Embed what the model is attacked on; `DataError` if an embedding is not finite.
+
+    tuning: the half that attacks learn from. known: scenes that an attacker of embeddings knows.
+    """
+    ours = embed_scenes(encoder, reported, batch_size)
+    victim = Victim(name, encoder, build_galleries(ours, reported, name))
+    if tuning is not None:
+        embeddings = embed_scenes(encoder, tuning, batch_size)
+        tuned = Tuning(tuning, embeddings, build_galleries(embeddings, tuning, name))
+        victim = replace(victim, tuning=tuned)
+    if known is not None:
+        theirs = embed_scenes(encoder, known, batch_size)
+        for field, value in vars(theirs).items():
+            require_finite(value, f"{name}, {field}")
+        victim = replace(victim, spaces=(make_space(theirs, known), make_space(ours, reported)))
+    return victim
 
 
 def build_galleries(embeddings: Quadruplets, scenes: Scenes, name: str) -> Galleries:

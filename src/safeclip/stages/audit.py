@@ -37,7 +37,7 @@ def audit(settings: Settings) -> None:
     dataset = read_dataset(artifacts.DATASET, "test")
     scenes = scenes_with_truth(dataset, read_table(artifacts.TRUTH, TRUTH))
     image_models = dataset["image_model"].to_pylist()
-    styles = None if own.styles is None else make_part(own.styles)
+    styles = make_part(own.styles)
     base = Path(settings.data.path) / "base_encoder"
     encoders = {"base": load_encoder(base), "candidate": load_candidate(base, artifacts.ADAPTER)}
     groups = make_groups(scenes, image_models, styles, own.pictures, settings.seed)

@@ -14,7 +14,7 @@ from safeclip.core import artifacts
 from safeclip.core.artifacts import DataFolder
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
-from safeclip.core.parts import load_optional, make_part
+from safeclip.core.parts import load_part, make_part
 from safeclip.core.records import read_dataset
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
@@ -142,7 +142,7 @@ def _draw(engine: ImageEngine, prompts: Prompts, seeds: int) -> Pictures:
 def _labeller(settings: Settings) -> Ensemble[bytes]:
     data, own = Path(settings.data.path), settings.generate.labeller
     taxonomy = load_taxonomy(data / "taxonomy.yaml")
-    draw = load_optional(settings.label_safety.draw_calibration)
+    draw = load_part(settings.label_safety.draw_calibration)
     calibration = calibration_images(data / "calibration", load_guard(), taxonomy.categories, draw)
     phrases = [phrase.text for phrase in taxonomy.phrases]
     folder = DataFolder(data)

@@ -15,7 +15,7 @@ from safeclip.core.artifacts import DataFolder
 from safeclip.core.errors import DataError, ImageError
 from safeclip.core.files import write_json
 from safeclip.core.guard import load_guard
-from safeclip.core.parts import load_optional
+from safeclip.core.parts import load_part
 from safeclip.core.records import CAPTIONS, IMAGES, LABELLED, TRUTH, read_table, write_table
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import Taxonomy, load_taxonomy
@@ -110,7 +110,7 @@ def _text_ensemble(
 
 
 def _image_ensemble(settings: Settings, data: DataFolder, taxonomy: Taxonomy) -> Ensemble[bytes]:
-    draw = load_optional(settings.label_safety.draw_calibration)
+    draw = load_part(settings.label_safety.draw_calibration)
     calibration = calibration_images(data.calibration, load_guard(), taxonomy.categories, draw)
     phrases = [phrase.text for phrase in taxonomy.phrases]
     return calibrate(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from safeclip.core import artifacts
 from safeclip.core.files import sha256, write_json
 from safeclip.core.guard import load_guard
-from safeclip.core.parts import load_optional
+from safeclip.core.parts import load_part
 from safeclip.core.records import OUTCOMES, TRUTH, read_dataset, read_table, write_table
 from safeclip.core.stage import main, output
-from safeclip.encoders.load import Encoder, load_encoder
+from safeclip.encoders.load import load_encoder
 from safeclip.encoders.lora import load_candidate
-from safeclip.evaluation.scenes import Scenes, embed_scenes, evidence_digests, scenes_with_truth
+from safeclip.evaluation.scenes import Scenes, evidence_digests, scenes_with_truth
 from safeclip.evaluation.summary import summarise
 from safeclip.metrics.intervals import Resampling
 from safeclip.metrics.outcomes import measured
@@ -25,10 +24,9 @@ from safeclip.redteam.runner import (
     halves,
     make_victim,
     outcome_rows,
-    require_finite,
     unsafe_queries,
 )
-from safeclip.redteam.space import Space, make_space, probe_auc
+from safeclip.redteam.space import probe_auc
 from safeclip.settings import Settings
 
 
@@ -42,7 +40,7 @@ def red_team(settings: Settings) -> None:
     scenes = scenes_with_truth(dataset, read_table(artifacts.TRUTH, TRUTH))
     folder = artifacts.DataFolder(Path(settings.data.path)).base_encoder
     encoders = {"base": load_encoder(folder), "candidate": load_candidate(folder, artifacts.ADAPTER)}
-    guard, synonyms = load_guard(), load_optional(cfg.synonyms)
+    guard, synonyms = load_guard(), load_part(cfg.synonyms)
     attacks = [
         attack
         for section in cfg.attacks
@@ -54,10 +52,14 @@ def red_team(settings: Settings) -> None:
     reported, tuning = scenes.select(reported_rows), None
     if len(tuning_rows) and any(attack.tuned for attack in attacks):
         tuning = scenes.select(tuning_rows)
-    spaces = _spaces(encoders, reported, cfg.batch_size)
     concepts = [dataset["concept"][row].as_py() for row in reported_rows.tolist()]
+    known = _known_scenes()
+    victims = [
+        make_victim(name, encoder, reported, cfg.batch_size, tuning=tuning, known=known)
+        for name, encoder in encoders.items()
+    ]
     runner = AttackRunner(
-        [make_victim(name, encoder, reported, tuning, cfg.batch_size) for name, encoder in encoders.items()],
+        victims,
         {
             "text": unsafe_queries(reported, concepts, reported.text_unsafe, cfg.queries),
             "image": unsafe_queries(reported, concepts, reported.image_unsafe, cfg.queries),
@@ -65,7 +67,6 @@ def red_team(settings: Settings) -> None:
         reported,
         guard,
         cfg.batch_size,
-        spaces,
     )
 
     results: list[AttackResult] = []
@@ -95,7 +96,7 @@ def red_team(settings: Settings) -> None:
             "base": numbers["base"],
             "production": None,
             # how well one embedding betrays that its item is unsafe: area under the ROC curve
-            "probe": {name: probe_auc(known, told) for name, (known, told) in spaces.items()},
+            "probe": {victim.name: probe_auc(*victim.spaces) for victim in victims if victim.spaces},
             "skipped": skipped,
             "resampling": vars(resampling),
             "digests": evidence_digests(encoders) | {"outcomes": sha256(out / "outcomes.parquet")},
@@ -103,24 +104,11 @@ def red_team(settings: Settings) -> None:
         write_json(out / "metrics.json", metrics)
 
 
-def _spaces(
-    encoders: Mapping[str, Encoder], reported: Scenes, batch_size: int
-) -> dict[str, tuple[Space, Space]]:
-    """By model, the embeddings of the val split, whose unsafe pairs an attacker knows, and of the reported
-    scenes; empty without that split."""
+def _known_scenes() -> Scenes | None:
+    """The val split, whose unsafe pairs an attacker of embeddings knows; None where there is none."""
     if not list(artifacts.DATASET.glob("val-*.parquet")):
-        return {}
-    known = scenes_with_truth(read_dataset(artifacts.DATASET, "val"), read_table(artifacts.TRUTH, TRUTH))
-    spaces = {}
-    for name, encoder in encoders.items():
-        made = []
-        for scenes in (known, reported):
-            embeddings = embed_scenes(encoder, scenes, batch_size)
-            for part in embeddings.parts():
-                require_finite(part, name)
-            made.append(make_space(embeddings, scenes))
-        spaces[name] = (made[0], made[1])
-    return spaces
+        return None
+    return scenes_with_truth(read_dataset(artifacts.DATASET, "val"), read_table(artifacts.TRUTH, TRUTH))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pyarrow as pa
 from safeclip.core import artifacts
 from safeclip.core.errors import DataError
 from safeclip.core.files import write_json
-from safeclip.core.parts import load_optional, make_part
+from safeclip.core.parts import load_part, make_part
 from safeclip.core.records import CAPTIONS, IMAGES, QUARANTINE, TRUTH, read_table, write_table
 from safeclip.core.stage import main, output
 from safeclip.core.taxonomy import load_taxonomy
@@ -77,10 +77,9 @@ def _render_shards(
     """Write the picture shards; return the rows of truth and of quarantine."""
     own, seed, data = settings.render_images, settings.seed, Path(settings.data.path)
     files = {caption.id: caption for caption in load_captions(data / "captions.jsonl") if caption.image}
-    photos = None if own.photos is None else make_part(own.photos, own.image_size, seed=seed)
-    safe = SafePictures(photos, data, files)
+    safe = SafePictures(make_part(own.photos, own.image_size, seed=seed), data, files)
     allowed = _allowed(settings)
-    caption_truth = load_optional(own.caption_truth)
+    caption_truth = load_part(own.caption_truth)
     truth: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
     for shard, start in enumerate(range(0, table.num_rows, own.shard_rows)):
