@@ -85,6 +85,13 @@ def test_a_projection_takes_out_what_keeps_unsafe_items_apart() -> None:
     assert ProjectionAttack().run(known, reported, "t2i").mean() > 0.95
 
 
+def test_no_projection_leaves_nothing_of_a_query() -> None:
+    known, reported = marked(1, 1.0, -1.0), marked(2, 1.0, -1.0)
+    queries, _, _ = reported.queries("t2i")
+    for matrix in ProjectionAttack().variants(known, "t2i"):
+        assert (queries @ matrix[:-1]).norm(dim=1).max() > 0.1
+
+
 def test_a_linear_map_turns_captions_into_their_images() -> None:
     """A fixed rotation between the modalities hides every pair, and a regression finds it."""
     rotation = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5))).Q

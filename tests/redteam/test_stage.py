@@ -136,7 +136,7 @@ def test_halves_share_no_scene(scenes: int, sizes: tuple[int, int]) -> None:
 def test_the_stage_measures_every_attack_and_gives_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, [True] * 24, known=12)
+    lay_out(tmp_path, [True] * 24, known=[True] * 12)
     monkeypatch.chdir(tmp_path)
     red_team(make_settings(**SMALL))
     out = tmp_path / "results" / "red_team"
@@ -168,14 +168,15 @@ def test_where_nothing_is_unsafe_nothing_is_claimed(
     assert [line["name"] for line in metrics["skipped"]] == NAMES
 
 
+@pytest.mark.parametrize("known", [None, [False] * 12])
 def test_without_known_pairs_embeddings_are_not_attacked_and_the_rest_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known: list[bool] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lay_out(tmp_path, [True] * 24)
+    lay_out(tmp_path, [True] * 24, known=known or ())
     monkeypatch.chdir(tmp_path)
     red_team(make_settings(**SMALL))
     metrics = json.loads((tmp_path / "results/red_team/metrics.json").read_text())
     assert {line["why"] for line in metrics["skipped"]} == {
-        "no val split whose unsafe pairs an attacker could know"
+        "no unsafe pair of a val split that an attacker could know"
     }
     assert len(metrics["attacks"]) == len(NAMES) - len(metrics["skipped"]) == 10

@@ -21,10 +21,10 @@ def truth_of(table: pa.Table, unsafe: Sequence[bool | None]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TRUTH)
 
 
-def lay_out(root: Path, unsafe: Sequence[bool | None], known: int = 0) -> None:
+def lay_out(root: Path, unsafe: Sequence[bool | None], known: Sequence[bool] = ()) -> None:
     """A tiny encoder, an adapter for it, and one test row of the picture book per value of `unsafe`.
 
-    known: unsafe rows of the val split.
+    known: the same of the val split, which is left out without any.
     """
     encoder = tiny_encoder(root / "data/base_encoder")
     write_adapter(encoder, root / "results/finetune/adapter.safetensors", seed=3)
@@ -34,7 +34,7 @@ def lay_out(root: Path, unsafe: Sequence[bool | None], known: int = 0) -> None:
     write_table(root / "results/validate_data/dataset/test-00000.parquet", table, QUADRUPLETS)
     truth = truth_of(table, unsafe)
     if known:
-        val = tiny_table(known, "val", seed=5)
+        val = tiny_table(len(known), "val", seed=5)
         write_table(root / "results/validate_data/dataset/val-00000.parquet", val, QUADRUPLETS)
-        truth = pa.concat_tables([truth, truth_of(val, [True] * known)])
+        truth = pa.concat_tables([truth, truth_of(val, known)])
     write_table(root / "results/render_images/truth.parquet", truth, TRUTH)

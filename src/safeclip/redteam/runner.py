@@ -298,8 +298,8 @@ class AttackRunner:
         victim = self.victims[0]  # what is unsafe is the same for all models
         asks_images, finds_images = attack.modality == "image", attack.modality != "image"
         if isinstance(attack, EmbeddingAttack):
-            if victim.spaces is None:
-                return "no val split whose unsafe pairs an attacker could know"
+            if victim.spaces is None or not victim.spaces[0].has_pairs:
+                return "no unsafe pair of a val split that an attacker could know"
             asks_images, finds_images = attack.way[0] == "i", attack.way[2] == "i"
         if not self.queries["image" if asks_images else "text"]:
             return f"no unsafe {'image' if asks_images else 'caption'} to ask for"

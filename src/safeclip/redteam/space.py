@@ -54,6 +54,11 @@ class Space:
     groups: dict[str, Tensor]
     pools: dict[Way, Pool]
 
+    @property
+    def has_pairs(self) -> bool:
+        """Say whether any scene is unsafe in both modalities."""
+        return bool((self.text_unsafe & self.image_unsafe).any())
+
     def queries(self, way: Way) -> tuple[Tensor, Tensor, np.ndarray]:
         """Return the unsafe items that ask, [Q, D], their groups [Q], and their scenes [Q]."""
         text = way.startswith("t")
@@ -132,7 +137,12 @@ class ProjectionAttack(SpaceAttack):
         # shape: [R, D], unit rows, the largest difference first
         directions = torch.linalg.svd(differences, full_matrices=False).Vh
         width = directions.shape[1]
-        without = [torch.eye(width) - directions[:count].T @ directions[:count] for count in DIRECTIONS]
+        # without all directions nothing would be left of a query, and everything would tie
+        without = [
+            torch.eye(width) - directions[:count].T @ directions[:count]
+            for count in DIRECTIONS
+            if count < width
+        ]
         # what safe items do not use can only betray unsafe ones
         safe = torch.cat([e.text_safe, e.image_safe])
         _, used = torch.linalg.eigh(safe.T @ safe)
